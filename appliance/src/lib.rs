@@ -1,0 +1,1 @@
+//! The box: everything an outstation does, as a library.

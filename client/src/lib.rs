@@ -1,0 +1,1 @@
+//! The QUIC session an edge app holds with its outstation.

@@ -1,0 +1,2 @@
+//! Bytes that two programs agree on.
+#![forbid(unsafe_code)]
