@@ -6,6 +6,8 @@
 
 use crate::kv::BlockTables;
 
+pub mod cpu;
+
 /// One token to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanColumn {

@@ -9,9 +9,16 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod budget;
+#[cfg(feature = "io")]
+pub mod cli;
+pub mod config;
 pub mod engine;
+#[cfg(feature = "io")]
+pub mod io;
 pub mod kv;
 pub mod limits;
+pub mod model;
 
 pub mod request;
 pub mod sampler;

@@ -33,6 +33,12 @@ pub const LOGIT_BIAS_MAX: usize = 300;
 /// Tokens that wait for one slow reader before its request ends with `SlowConsumer`.
 pub const STREAM_TOKENS_BUFFERED_MAX: usize = 4096;
 
+/// Connections over QUIC at once. Each may hold its windows, so the product is a line of the budget.
+pub const CONNECTIONS_MAX: u32 = 4096;
+
+/// Threads of the kernel team.
+pub const THREADS_MAX: u32 = 64;
+
 const _: () = assert!(CONTEXT_POSITIONS_MAX.is_multiple_of(KV_BLOCK_POSITIONS));
 const _: () = assert!(
     SEQUENCES_MAX <= STEP_COLUMNS_MAX,

@@ -32,6 +32,13 @@ pub struct SchedulerLimits {
 /// What happened to a request. The caller polls these and passes them on.
 #[derive(Debug, PartialEq)]
 pub enum Event {
+    /// It has a place in the queue.
+    Accepted {
+        /// Whose.
+        id: RequestId,
+        /// Requests that wait before it.
+        queued_before: u32,
+    },
     /// The first step that carries a token of it is planned.
     Started {
         /// Whose.
