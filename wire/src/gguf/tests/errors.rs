@@ -79,12 +79,12 @@ fn versions_and_byte_order() {
             &header(3_u32.swap_bytes(), 0, 0, &[]),
             b"GGUF\x03\0",
         ],
-        &expect![[r#"
+        &expect![[r"
             GGUF version at byte 4 is 1: only 2 and 3 are known; convert the model with current tools
             GGUF version at byte 4 is 4: only 2 and 3 are known; convert the model with current tools
             GGUF version at byte 4 is 0x03000000, version 3 in big-endian order: convert the file to little-endian first
             version at byte 4 needs 4 bytes, but 2 are left in the file: cut short or corrupt
-        "#]],
+        "]],
     );
 }
 
