@@ -81,6 +81,7 @@ impl Budget {
     /// Adds up the consumers and sizes the KV pool.
     pub fn plan(
         serving: &ServingConfig,
+        threads: usize,
         model: &Model,
         files: FileSizes,
         limit: ByteSize,
@@ -90,7 +91,7 @@ impl Budget {
         if context > trained {
             return Err(BudgetError::PastTraining { asked: context, trained });
         }
-        let mut lines = fixed_lines(serving, model, files, context);
+        let mut lines = fixed_lines(serving, threads, model, files, context);
         let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
         let block_bytes = model.kv_bytes_per_position() * u64::from(KV_BLOCK_POSITIONS);
         let (least, most) = (blocks_for(context), blocks_for(context) * serving.sequences_max);
@@ -143,6 +144,7 @@ fn engine_size(serving: &ServingConfig, kv_blocks: u32) -> EngineSize {
 /// All lines but the KV pool.
 fn fixed_lines(
     serving: &ServingConfig,
+    threads: usize,
     model: &Model,
     files: FileSizes,
     context: u32,
@@ -155,8 +157,8 @@ fn fixed_lines(
         line("weights", "the model file, mapped read-only".into(), files.file_bytes),
         line(
             "step workspaces",
-            format!("{} columns of intermediate results, {sequences} rows of logits", serving.step_tokens_max),
-            CpuEngine::workspace_bytes(model, engine_size(serving, 0)),
+            format!("{} columns of intermediate results, {sequences} rows of logits, scratch of {threads} threads", serving.step_tokens_max),
+            CpuEngine::workspace_bytes(model, engine_size(serving, 0), threads),
         ),
         line(
             "sampler",

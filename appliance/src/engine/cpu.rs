@@ -3,9 +3,12 @@
 //! All memory is taken in `new`: the KV cache, one buffer for each intermediate result, sized for the widest step.
 
 use half::f16;
+use outstation_kernels::isa::Isa;
 use outstation_kernels::ops::{
-    Activations, AttentionShape, GateUp, Kernels, KvLayer, KvLayerMut, KvSlot, Matrix, Query,
+    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvLayer, KvLayerMut, KvSlot, Matrix,
+    Query,
 };
+use outstation_kernels::team::Team;
 
 use super::{Engine, StepPlan};
 use crate::kv::BlockTables;
@@ -74,7 +77,8 @@ struct Rotation {
 
 impl CpuEngine {
     /// Takes all memory. `bytes` are the file that `model` was read from.
-    pub fn new(model: Model, bytes: ModelBytes, kernels: Kernels, size: EngineSize) -> Self {
+    pub fn new(model: Model, bytes: ModelBytes, isa: Isa, team: Team, size: EngineSize) -> Self {
+        let kernels = Kernels::new(isa, team, kernel_limits(&model));
         let cached = size.kv_blocks as usize * KV_BLOCK_POSITIONS as usize * model.dims.kv_width();
         let zeros = || vec![f16::ZERO; cached].into_boxed_slice();
         Self {
@@ -88,7 +92,7 @@ impl CpuEngine {
     }
 
     /// Bytes of the step's workspaces, as `new` takes them; the KV cache has its own line in the budget.
-    pub fn workspace_bytes(model: &Model, size: EngineSize) -> u64 {
+    pub fn workspace_bytes(model: &Model, size: EngineSize, threads: usize) -> u64 {
         let dims = &model.dims;
         let widths = Widths::of(model);
         let pairs: usize = model.ropes.iter().map(|r| 2 * r.inv_freq.len()).sum();
@@ -97,12 +101,23 @@ impl CpuEngine {
         let indexes = 2 * size_of::<u32>() + size_of::<KvSlot>() + size_of::<Query>();
         let columns = size.columns_max * (floats * size_of::<f32>() + indexes);
         let logits = size.logits_rows_max * dims.vocabulary as usize * size_of::<f32>();
-        (columns + logits + Activations::bytes(size.columns_max, widths.input)) as u64
+        let scratch = Kernels::bytes(kernel_limits(model), threads);
+        (columns + logits + scratch + Activations::bytes(size.columns_max, widths.input)) as u64
     }
 
     /// The description of the model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The kernels, for measurements beside a step.
+    pub fn kernels(&mut self) -> &mut Kernels {
+        &mut self.kernels
+    }
+
+    /// The file's bytes.
+    pub fn file(&self) -> &[u8] {
+        (*self.bytes).as_ref()
     }
 
     fn load_plan(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
@@ -329,6 +344,10 @@ impl Pass<'_> {
 
 fn matrix<'a>(bytes: &'a [u8], weight: &Weight) -> Matrix<'a> {
     Matrix::new(weight.format, weight.rows, weight.cols, &bytes[weight.bytes.clone()])
+}
+
+fn kernel_limits(model: &Model) -> KernelLimits {
+    KernelLimits { cols_max: Widths::of(model).input }
 }
 
 /// Widths of the buffers that depend on which projections are fused.
