@@ -1,3 +1,4 @@
 //! The box: everything an outstation does, as a library.
 
+pub mod template;
 pub mod tokenizer;

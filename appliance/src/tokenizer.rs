@@ -9,6 +9,7 @@
 //! reads `<|im_end|>` as one. User-defined tokens (ordinary text with an id of its own) are read in both modes.
 
 mod decode;
+mod metadata;
 mod piece;
 mod special;
 mod split;

@@ -33,7 +33,7 @@ impl PieceMerger {
         vocabulary: &Vocabulary,
         kinds: &[TokenKind],
     ) -> Result<PieceMerger, VocabularyError> {
-        let mut pieces = HashMap::with_capacity(kinds.len());
+        let mut pieces: HashMap<Box<str>, (u32, i32)> = HashMap::with_capacity(kinds.len());
         let mut bytes = [vocabulary.unk.unwrap_or(NONE); 256];
         let rows = vocabulary.tokens.iter().zip(&vocabulary.scores).zip(kinds);
         for (id, ((token, &score), kind)) in (0u32..).zip(rows) {
