@@ -116,7 +116,9 @@ impl<'a> Cursor<'a> {
 
     /// A length in 8 bytes, then as many bytes of UTF-8.
     pub(super) fn string(&mut self, field: &str, min: u64, max: u64) -> Result<&'a str, GgufError> {
-        let length = self.u64_within(field, min, max)?;
+        let length = self
+            .u64_within("length", min, max)
+            .map_err(|error| error.within(|| field.to_owned()))?;
         let offset = self.offset();
         let bytes = self.take(field, length)?;
         std::str::from_utf8(bytes).map_err(|error| GgufError::Utf8 {

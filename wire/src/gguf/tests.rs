@@ -1,6 +1,7 @@
 //! The parser against real files, its own writer, and every kind of damage.
 
 mod damage;
+mod errors;
 mod real;
 mod round_trip;
 
