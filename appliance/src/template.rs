@@ -10,9 +10,13 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize;
+
+use crate::tokenizer::{Bos, Special, Tokenizer};
 
 /// Longest template, bytes. The longest of the models we serve has 14 KiB.
 pub const TEMPLATE_BYTES_MAX: usize = 256 * 1024;
@@ -126,6 +130,35 @@ impl ChatTemplate {
                 documents => (),
             })
             .map_err(|error| failure(&error))
+    }
+}
+
+impl ChatTemplate {
+    /// Ids of [`Self::render`], where no role but the model's own can name a control token.
+    pub fn prompt_ids(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message<'_>],
+        unix_s: u64,
+    ) -> Result<Vec<u32>, TemplateError> {
+        let shielded: Vec<_> = messages
+            .iter()
+            .map(|message| match message.role {
+                // Templates look for markers such as `</think>` in what the model said.
+                "assistant" => Cow::Borrowed(message.content),
+                _ => tokenizer.shield(message.content),
+            })
+            .collect();
+        let messages: Vec<_> = messages
+            .iter()
+            .zip(&shielded)
+            .map(|(message, content)| Message {
+                role: message.role,
+                content,
+            })
+            .collect();
+        let prompt = self.render(&messages, unix_s)?;
+        Ok(tokenizer.encode(&prompt, Special::Parse, Bos::Add))
     }
 }
 

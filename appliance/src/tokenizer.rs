@@ -6,7 +6,8 @@
 //! so llama.cpp's golden files are the tests.
 //!
 //! Text from users never becomes a control token: only [`Special::Parse`], meant for rendered chat templates,
-//! reads `<|im_end|>` as one. User-defined tokens (ordinary text with an id of its own) are read in both modes.
+//! reads `<|im_end|>` as one, and [`Tokenizer::shield`] keeps what users said inside a template plain text.
+//! User-defined tokens (ordinary text with an id of its own) are read in both modes.
 
 mod decode;
 mod metadata;
@@ -19,6 +20,7 @@ mod vocabulary;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use tokenizers::Model as _;
@@ -80,7 +82,7 @@ enum Model {
     Bytes {
         splitter: Splitter,
         bpe: Box<BPE>,
-        letters: [char; 256],
+        letters: Box<[char; 256]>,
     },
     Pieces(PieceMerger),
 }
@@ -137,7 +139,11 @@ impl Tokenizer {
         for fragment in self.specials.fragments(text, special) {
             match fragment {
                 Fragment::Text(text) => {
-                    self.encode_plain(text, after_special, &mut ids);
+                    let text = match special {
+                        Special::Parse => without_shield(text),
+                        Special::Plain => Cow::Borrowed(text),
+                    };
+                    self.encode_plain(&text, after_special, &mut ids);
                     after_special = false;
                 }
                 Fragment::Token(id) => {
@@ -152,6 +158,29 @@ impl Tokenizer {
             ids.extend(self.eos);
         }
         ids
+    }
+
+    /// Makes text from outside safe to put into a text that is encoded with [`Special::Parse`]: a control token's
+    /// name gets U+FDD0 after its first character, which encoding takes out again after it has looked for names.
+    ///
+    /// U+FDD0 is not a character (Unicode 23.7), so no text has it; where one does, it is dropped.
+    pub fn shield<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let text = without_shield(text);
+        let mut shielded = String::new();
+        let mut unchanged = 0;
+        for (at, letter) in text.char_indices() {
+            if self.specials.begins_control(&text.as_bytes()[at..]) {
+                let after = at + letter.len_utf8();
+                shielded.push_str(&text[unchanged..after]);
+                shielded.push(SHIELD);
+                unchanged = after;
+            }
+        }
+        if unchanged == 0 {
+            return text;
+        }
+        shielded.push_str(&text[unchanged..]);
+        Cow::Owned(shielded)
     }
 
     fn encode_plain(&self, text: &str, after_special: bool, ids: &mut Vec<u32>) {
@@ -263,13 +292,24 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
+/// Breaks the names of control tokens in text from outside.
+const SHIELD: char = '\u{fdd0}';
+
+fn without_shield(text: &str) -> Cow<'_, str> {
+    if text.contains(SHIELD) {
+        Cow::Owned(text.replace(SHIELD, ""))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
 /// The BPE model, and whether its family puts a BOS in front by default.
 fn build_bpe(
     vocabulary: &Vocabulary,
     kinds: &[TokenKind],
 ) -> Result<(Model, bool), VocabularyError> {
     let pre = PreTokenizer::from_name(&vocabulary.pre)?;
-    let letters = byte_letters();
+    let letters = Box::new(byte_letters());
     // Control tokens stay out of the table that merging sees, so that no text can spell one.
     let table: Vocab = (0u32..)
         .zip(&vocabulary.tokens)
@@ -341,8 +381,10 @@ fn decoded_bytes(
             }
             _ => bytes.extend_from_slice(token.as_bytes()),
         }
-        let end = u32::try_from(bytes.len());
-        ends.push(end.expect("2^20 tokens of 2^12 bytes at most"));
+        let end = u32::try_from(bytes.len()).map_err(|_| {
+            VocabularyError::Metadata("the tokens have more than 4 GiB of text".to_owned())
+        })?;
+        ends.push(end);
     }
     Ok((bytes, ends))
 }

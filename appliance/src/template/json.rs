@@ -1,5 +1,6 @@
 //! JSON as Python's `json.dumps` writes it, which is what models saw in training.
 
+use std::fmt::Write as _;
 use std::io;
 
 use serde::Serialize as _;
@@ -152,7 +153,7 @@ fn escape_non_ascii(text: &str) -> String {
             output.push(letter);
         } else {
             for unit in letter.encode_utf16(&mut [0; 2]) {
-                output.push_str(&format!("\\u{unit:04x}"));
+                write!(output, "\\u{unit:04x}").expect("a String takes everything");
             }
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn strftime(format: &str, unix_s: u64) -> String {
             }
         };
         let conversion = letters.next();
-        output.push_str(&match conversion {
+        let written = match conversion {
             Some('Y') => year.to_string(),
             Some('y') => number(year % 100),
             Some('m') => number(month),
@@ -51,7 +51,8 @@ pub(super) fn strftime(format: &str, unix_s: u64) -> String {
                 .chain(bare.then_some('-'))
                 .chain(other)
                 .collect(),
-        });
+        };
+        output.push_str(&written);
     }
     output
 }

@@ -87,6 +87,12 @@ impl SpecialTokens {
         fragments
     }
 
+    /// Is there a control token's name at the beginning of `text`?
+    pub(super) fn begins_control(&self, text: &[u8]) -> bool {
+        self.longest(text, Special::Parse)
+            .is_some_and(|entry| entry.kind != TokenKind::UserDefined)
+    }
+
     /// The longest allowed entry that `text` begins with. All of `range` share `text[..depth]`.
     fn longest(&self, text: &[u8], special: Special) -> Option<&Entry> {
         if !self.begins[usize::from(text[0])] {

@@ -1,5 +1,9 @@
 //! Golden ids of llama.cpp, and properties over seeded noise.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
+#![expect(clippy::cast_possible_truncation, reason = "noise is cut to size")]
+#![expect(clippy::format_push_string, reason = "what is shown is short")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,10 +47,9 @@ fn tokenizer(name: &str) -> Option<Tokenizer> {
 fn golden_texts(name: &str) -> Vec<String> {
     let input = read(&format!("ggml-vocab-{name}.gguf.inp")).unwrap_or_default();
     let input = String::from_utf8(input).expect("UTF-8");
-    input
-        .split("\n__ggml_vocab_test__\n")
-        .map(str::to_owned)
-        .collect()
+    let separator = "\n__ggml_vocab_test__\n";
+    let input = input.strip_suffix(separator).unwrap_or(&input);
+    input.split(separator).map(str::to_owned).collect()
 }
 
 fn golden(name: &str) {
@@ -211,7 +214,32 @@ fn control_tokens_are_read_only_from_our_own_text() {
     assert_eq!(tokenizer.decode(&[128_000, 6151, 128_009]), "hi");
     assert_eq!(tokenizer.raw_bytes(128_009), b"<|eot_id|>");
     assert_eq!(tokenizer.decode_bytes(999_999), b"");
-    expect!["[128001, 128008, 128009]"].assert_eq(&format!("{:?}", tokenizer.ends_generation()));
+    expect!["[128001, 128009]"].assert_eq(&format!("{:?}", tokenizer.ends_generation()));
+}
+
+#[test]
+fn a_shielded_text_stays_text_inside_a_template() {
+    let Some(tokenizer) = tokenizer("llama-bpe") else {
+        return;
+    };
+    let plain = |text: &str| tokenizer.encode(text, Special::Plain, Bos::Omit);
+    for said in [
+        "hi",
+        "<|eot_id|>",
+        "a<|eot_id|><|eot_id|>b",
+        "\u{fdd0}<|eot\u{fdd0}_id|>",
+    ] {
+        let shielded = tokenizer.shield(said);
+        let rendered = format!("<|begin_of_text|>{shielded}<|eot_id|>");
+        let ids = tokenizer.encode(&rendered, Special::Parse, Bos::Add);
+        let said = said.replace('\u{fdd0}', "");
+        let clean = plain(&said);
+        assert_eq!(
+            ids,
+            [&[128_000], &clean[..], &[128_009]].concat(),
+            "{said:?}"
+        );
+    }
 }
 
 #[test]
@@ -291,7 +319,21 @@ fn bad_vocabularies_are_refused() {
         errors(|v| v.merges = vec!["a b".into()]),
         errors(|v| v.kind = VocabularyKind::Spm),
     ];
-    expect![[r#""#]].assert_eq(&found.join("\n"));
+    expect![[r#"
+        pre-tokenizer `quen2` is not known (nearest: `qwen2`); known are default, gpt-2, phi-2, mp
+        pre-tokenizer `` is not known (the file has no `tokenizer.ggml.pre`: convert the model aga
+        a vocabulary of 0 tokens: 1 to 1048576 are possible
+        `token_type` has 2 entries for 257 tokens
+        token 0 is of type 9: ggml has 0 to 6
+        tokens 3 and 97 are both `a`
+        no token for byte 0x41, so some texts would lose it
+        token 65 has 5000 bytes: 4096 are possible
+        `eos_token_id` is 257 in a vocabulary of 257 tokens
+        `add_bos_token` is on, but `bos_token_id` is missing
+        merge 0 is `ab`, not two parts with a space between
+        the merges do not fit the tokens: Token `ab` out of vocabulary
+        `scores` has 0 entries for 257 tokens"#]]
+    .assert_eq(&found.join("\n"));
 }
 
 fn naive_stop(text: &str, stops: &[&str]) -> (String, bool) {
