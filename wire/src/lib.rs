@@ -1,2 +1,4 @@
 //! Bytes that two programs agree on.
 #![forbid(unsafe_code)]
+
+pub mod frame;
