@@ -1,1 +1,26 @@
 //! The box: everything an outstation does, as a library.
+//!
+//! Pure cores know no clock, socket, file, thread, async or logging: time and randomness are arguments. The shells
+//! around them live in `io` and `cli`, behind the feature `io`.
+//!
+//! ```text
+//! prompt   io/* ─▶ request ─▶ tokenizer ─▶ [ring] ─▶ scheduler.plan(now) ─▶ engine.step(plan) ─▶ kernels
+//! tokens   io/* ◀─ detokenize ◀─ [ring] ◀─ sampler ◀───────────────────────────┘  kv, model
+//! ```
+#![deny(unsafe_code)]
+
+pub mod budget;
+#[cfg(feature = "io")]
+pub mod cli;
+pub mod config;
+pub mod engine;
+#[cfg(feature = "io")]
+pub mod io;
+pub mod kv;
+pub mod limits;
+pub mod model;
+
+pub mod request;
+pub mod sampler;
+pub mod scheduler;
+pub mod station;

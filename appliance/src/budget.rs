@@ -1,0 +1,208 @@
+//! The memory of a box as a sum: one line for each consumer, before anything large is allocated.
+//!
+//! Given a limit, the KV pool takes what the other lines leave, up to what all sequences can use. Too little for one
+//! sequence of the whole context is a refusal that names the knobs.
+
+use serde::Serialize;
+
+use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, ServingConfig};
+use crate::engine::cpu::{CpuEngine, EngineSize};
+use crate::kv::blocks_for;
+use crate::limits::{self, KV_BLOCK_POSITIONS};
+use crate::model::Model;
+use crate::sampler::SamplerSpace;
+
+/// One consumer of memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BudgetLine {
+    /// Who.
+    pub consumer: &'static str,
+    /// How it follows from configuration and model.
+    pub formula: String,
+    /// How much.
+    pub bytes: u64,
+}
+
+/// The table, and the sizes that follow from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Budget {
+    /// The consumers.
+    pub lines: Vec<BudgetLine>,
+    /// Their sum.
+    pub total_bytes: u64,
+    /// What it was made to fit.
+    pub limit_bytes: u64,
+    /// Blocks of the KV pool.
+    pub kv_blocks: u32,
+    /// Positions of one sequence.
+    pub context_tokens_max: u32,
+    /// Positions over all blocks.
+    pub kv_positions: u64,
+}
+
+/// What does not fit, and what to turn.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BudgetError {
+    /// Not even one sequence.
+    #[error(
+        "the model needs {needed} for one sequence of {context_tokens} tokens, the limit is {limit}: raise memory.limit, or \
+         lower serving.context_tokens_max, serving.step_tokens_max or serving.sequences_max, or serve a smaller quant"
+    )]
+    TooSmall {
+        /// Sum with the smallest useful pool.
+        needed: ByteSize,
+        /// What there is.
+        limit: ByteSize,
+        /// The context it was computed for.
+        context_tokens: u32,
+    },
+    /// Longer than the model was trained for.
+    #[error(
+        "serving.context_tokens_max is {asked}, the model was trained for {trained}: lower it, answers past that are noise"
+    )]
+    PastTraining {
+        /// Configured.
+        asked: u32,
+        /// `context_length` of the file.
+        trained: u32,
+    },
+}
+
+/// Bytes of a model outside of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSizes {
+    /// The model file, mapped.
+    pub file_bytes: u64,
+    /// Bytes of all token texts.
+    pub vocabulary_text_bytes: u64,
+}
+
+impl Budget {
+    /// Adds up the consumers and sizes the KV pool.
+    pub fn plan(
+        serving: &ServingConfig,
+        model: &Model,
+        files: FileSizes,
+        limit: ByteSize,
+    ) -> Result<Self, BudgetError> {
+        let trained = model.dims.context_positions;
+        let context = serving.context_tokens_max.unwrap_or(trained.min(CONTEXT_TOKENS_DEFAULT));
+        if context > trained {
+            return Err(BudgetError::PastTraining { asked: context, trained });
+        }
+        let mut lines = fixed_lines(serving, model, files, context);
+        let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
+        let block_bytes = model.kv_bytes_per_position() * u64::from(KV_BLOCK_POSITIONS);
+        let (least, most) = (blocks_for(context), blocks_for(context) * serving.sequences_max);
+        let affordable = limit.0.saturating_sub(fixed) / block_bytes;
+        if affordable < u64::from(least) {
+            return Err(BudgetError::TooSmall {
+                needed: ByteSize(fixed + u64::from(least) * block_bytes),
+                limit,
+                context_tokens: context,
+            });
+        }
+        let kv_blocks = u32::try_from(affordable).unwrap_or(u32::MAX).min(most);
+        lines.insert(
+            1,
+            BudgetLine {
+                consumer: "KV pool",
+                formula: format!(
+                    "{kv_blocks} blocks × {KV_BLOCK_POSITIONS} positions × {} layers × 2 × {} heads × {} × 2 B (f16)",
+                    model.layers.len(),
+                    model.dims.kv_heads,
+                    model.dims.head_dim,
+                ),
+                bytes: u64::from(kv_blocks) * block_bytes,
+            },
+        );
+        Ok(Self {
+            total_bytes: lines.iter().map(|line| line.bytes).sum(),
+            lines,
+            limit_bytes: limit.0,
+            kv_blocks,
+            context_tokens_max: context,
+            kv_positions: u64::from(kv_blocks) * u64::from(KV_BLOCK_POSITIONS),
+        })
+    }
+
+    /// What the engine takes.
+    pub fn engine_size(&self, serving: &ServingConfig) -> EngineSize {
+        engine_size(serving, self.kv_blocks)
+    }
+}
+
+fn engine_size(serving: &ServingConfig, kv_blocks: u32) -> EngineSize {
+    EngineSize {
+        columns_max: serving.step_tokens_max as usize,
+        logits_rows_max: serving.sequences_max as usize,
+        kv_blocks,
+    }
+}
+
+/// All lines but the KV pool.
+fn fixed_lines(
+    serving: &ServingConfig,
+    model: &Model,
+    files: FileSizes,
+    context: u32,
+) -> Vec<BudgetLine> {
+    let sequences = u64::from(serving.sequences_max);
+    let under_way = sequences + u64::from(serving.queue_requests_max);
+    let context = u64::from(context);
+    let line = |consumer, formula: String, bytes| BudgetLine { consumer, formula, bytes };
+    vec![
+        line("weights", "the model file, mapped read-only".into(), files.file_bytes),
+        line(
+            "step workspaces",
+            format!("{} columns of intermediate results, {sequences} rows of logits", serving.step_tokens_max),
+            CpuEngine::workspace_bytes(model, engine_size(serving, 0)),
+        ),
+        line(
+            "sampler",
+            format!("{} tokens × 9 B", model.dims.vocabulary),
+            SamplerSpace::bytes(model.dims.vocabulary),
+        ),
+        line(
+            "sequences",
+            format!("{sequences} × {context} tokens × 4 B, and their block tables"),
+            sequences * context * 4 + sequences * context.div_ceil(32) * 4,
+        ),
+        line(
+            "requests under way",
+            format!("{under_way} × ({context} prompt ids × 4 B + {} events × 96 B)", limits::STREAM_TOKENS_BUFFERED_MAX),
+            under_way * (context * 4 + limits::STREAM_TOKENS_BUFFERED_MAX as u64 * 96),
+        ),
+        line(
+            "tokenizer",
+            "4 × token texts + 160 B for each token".into(),
+            4 * files.vocabulary_text_bytes + 160 * u64::from(model.dims.vocabulary),
+        ),
+        line(
+            "connections",
+            format!("{} × {} (receive and send windows, TLS state)", serving.connections_max, ByteSize(CONNECTION_BYTES)),
+            u64::from(serving.connections_max) * CONNECTION_BYTES,
+        ),
+        line("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
+    ]
+}
+
+/// Windows of a QUIC connection as `io::quic` configures them, and its TLS and bookkeeping state.
+const CONNECTION_BYTES: u64 = (1 << 20) + (256 << 10) + (128 << 10);
+
+/// The binary, thread stacks, the runtime, allocator slack.
+const RESERVE_BYTES: u64 = 48 << 20;
+
+impl std::fmt::Display for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for line in &self.lines {
+            writeln!(f, "{:<22} {:>12}  {}", line.consumer, ByteSize(line.bytes).to_string(), line.formula)?;
+        }
+        writeln!(f, "{:<22} {:>12}  limit {}", "total", ByteSize(self.total_bytes).to_string(), ByteSize(self.limit_bytes))?;
+        write!(
+            f,
+            "{:<22} {:>12}  tokens in all, {} for one sequence",
+            "context", self.kv_positions, self.context_tokens_max
+        )
+    }
+}

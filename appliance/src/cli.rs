@@ -1,0 +1,134 @@
+//! The command line around the box. `main` maps every error to one exit code, in `exit`.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line has a clock, files, and somebody who reads what it prints"
+)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::ByteSize;
+
+mod ask;
+mod bench;
+mod exit;
+mod load;
+mod npy;
+mod progress;
+mod run;
+mod serve;
+mod settings;
+mod status;
+mod tokenize;
+
+pub use exit::Failure;
+
+/// Serves quantized language models to edge apps over QUIC, out of a memory budget fixed at start.
+#[derive(Debug, Parser)]
+#[command(name = "outstation", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a model; without arguments a demo model on loopback.
+    Serve(ServeArgs),
+    /// Print the memory budget as a table; exit 78 when it does not fit, with what to change.
+    Check(CheckArgs),
+    /// Generate from a prompt in this process, without a server.
+    Run(run::RunArgs),
+    /// Turn lines of text into lines of token ids, or back.
+    Tokenize(tokenize::TokenizeArgs),
+    /// Measure prompt and decode speed, and the share of the machine's read bandwidth that decode reaches.
+    Bench(bench::BenchArgs),
+    /// Ask a running outstation, over QUIC.
+    Ask(ask::AskArgs),
+    /// What a running box is doing.
+    Status(status::StatusArgs),
+}
+
+/// Settings that flags override.
+#[derive(Debug, Clone, Default, Args)]
+struct ServeArgs {
+    /// TOML configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// GGUF file [model.file].
+    #[arg(long, value_name = "FILE.gguf")]
+    model: Option<PathBuf>,
+    /// UDP address of the native protocol [listen.quic].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// TCP address of HTTP/1.1 [listen.http].
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Ceiling of all memory, like 6GiB [memory.limit].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// Threads of the kernel team [engine.threads].
+    #[arg(long, value_name = "N")]
+    threads: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses arguments, runs the command, and says what went wrong in one sentence.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(args) => serve::serve(&args),
+        Command::Check(args) => check(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Tokenize(args) => tokenize::tokenize(&args),
+        Command::Bench(args) => bench::bench(&args),
+        Command::Ask(args) => ask::ask(&args),
+        Command::Status(args) => status::status(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("outstation: {}", failure.message);
+            failure.code.into()
+        }
+    }
+}
+
+fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let config = settings::read(&args.serve)?;
+    let loaded = load::model(&config.model)?;
+    let budget = load::budget(&config, &loaded)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&budget).expect("numbers and strings"));
+    } else {
+        println!("{budget}");
+    }
+    Ok(())
+}
+
+/// The io thread's runtime: everything but the engine runs on the calling thread.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::io("cannot start the io thread", e))
+}

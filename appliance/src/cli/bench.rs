@@ -1,0 +1,251 @@
+//! `outstation bench`: how fast this machine runs a model, and how near that is to what its memory allows.
+
+use std::io::BufWriter;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use outstation_kernels::ops::Kernels;
+use serde_json::json;
+
+use super::exit::Failure;
+use super::load;
+use super::progress::Progress;
+use crate::config::{ByteSize, ModelConfig};
+use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
+use crate::engine::{Engine, PlanColumn, StepPlan};
+use crate::generate::{self, ModelSpec};
+use crate::kv::{KvPool, blocks_for};
+use crate::limits;
+use crate::model::Model;
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// GGUF file; the demo model without it and without --shape.
+    #[arg(long, value_name = "FILE.gguf", conflicts_with = "shape")]
+    model: Option<PathBuf>,
+    /// Seeded random weights in a well-known shape, like llama3.2-1b, instead of a file.
+    #[arg(long, value_name = "SHAPE")]
+    shape: Option<String>,
+    /// File type of the shape, like q4_k_m.
+    #[arg(long = "type", value_name = "TYPE", default_value = "q4_k_m", requires = "shape")]
+    mix: String,
+    /// Write the shape to a file instead of measuring it.
+    #[arg(long, value_name = "FILE.gguf", requires = "shape")]
+    save: Option<PathBuf>,
+    /// Seed of the shape's weights.
+    #[arg(long, default_value_t = 1, requires = "shape")]
+    seed: u64,
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    prompt: u32,
+    /// Tokens that each sequence generates.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    generate: u32,
+    /// Sequences that decode together, one measurement each.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16", value_name = "N,N")]
+    batch: Vec<u32>,
+    /// Measurements of each batch; the median is reported.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    repeat: usize,
+    /// Threads.
+    #[arg(long, value_name = "N")]
+    threads: Option<u16>,
+    /// Instruction set: portable, avx2 or avx512.
+    #[arg(long, value_name = "ISA")]
+    isa: Option<String>,
+    /// One JSON object per batch size.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Columns of a prompt step: what `serve` does by default.
+const PREFILL_COLUMNS: u32 = 256;
+
+pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    if let (Some(path), Some(_)) = (&args.save, &args.shape) {
+        return save(args, path);
+    }
+    check(args)?;
+    let (name, bytes, model) = subject(args)?;
+    let mut kernels = load::kernels(args.isa.as_deref(), args.threads)?;
+    let bandwidth = read_bandwidth(&mut kernels, (*bytes).as_ref());
+    let batch_max = args.batch.iter().copied().max().expect("checked");
+    let context = args.prompt + args.generate;
+    let size = EngineSize {
+        columns_max: PREFILL_COLUMNS.max(batch_max) as usize,
+        logits_rows_max: batch_max as usize,
+        kv_blocks: batch_max * blocks_for(context),
+    };
+    let weights_bytes = model.bytes_read_per_step();
+    let kv_bytes_per_position = model.kv_bytes_per_position();
+    let isa = kernels.isa().to_string();
+    let threads = kernels.threads();
+    if !args.json {
+        println!(
+            "{name}: {} read for each step, {isa}, {threads} threads, read bandwidth {:.1} GB/s",
+            ByteSize(weights_bytes),
+            bandwidth / 1e9
+        );
+        println!("{:>6} {:>14} {:>14} {:>18}", "batch", "prompt tok/s", "decode tok/s", "of read bandwidth");
+    }
+    let mut engine = CpuEngine::new(model, bytes, kernels, size);
+    let total = (args.batch.len() * args.repeat) as u64;
+    let mut progress = Progress::new("bench", total);
+    let mut done = 0;
+    for &batch in &args.batch {
+        let mut prompts = Vec::new();
+        let mut decodes = Vec::new();
+        for _ in 0..args.repeat {
+            let (prompt, decode) = measure(&mut engine, batch, args);
+            prompts.push(prompt);
+            decodes.push(decode);
+            done += 1;
+            progress.set(done, total);
+        }
+        let (prompt_rate, decode_rate) = (median(prompts), median(decodes));
+        // Each step reads the weights once and every sequence's keys and values, on average half of what was generated.
+        let positions = f64::from(args.prompt) + f64::from(args.generate) / 2.0;
+        let step_bytes = weights_bytes as f64
+            + f64::from(batch) * positions * kv_bytes_per_position as f64;
+        let share = decode_rate / f64::from(batch) * step_bytes / bandwidth;
+        if args.json {
+            let line = json!({
+                "model": name, "isa": isa, "threads": threads, "batch": batch,
+                "prompt_tokens": args.prompt, "generated_tokens": args.generate,
+                "prompt_tokens_per_s": prompt_rate, "decode_tokens_per_s": decode_rate,
+                "step_bytes": step_bytes, "read_bandwidth_bytes_per_s": bandwidth,
+                "bandwidth_share": share, "repeats": args.repeat,
+            });
+            println!("{line}");
+        } else {
+            println!("{batch:>6} {prompt_rate:>14.1} {decode_rate:>14.1} {:>17.0}%", share * 100.0);
+        }
+    }
+    Ok(())
+}
+
+fn check(args: &BenchArgs) -> Result<(), Failure> {
+    let usage = |message: String| Err(Failure::new(super::exit::USAGE, message));
+    if let Some(batch) = args.batch.iter().find(|&&b| !(1..=limits::SEQUENCES_MAX).contains(&b)) {
+        return usage(format!("--batch {batch}: it must be from 1 to {}", limits::SEQUENCES_MAX));
+    }
+    if args.prompt == 0 || args.generate < 2 || args.repeat == 0 {
+        return usage("--prompt and --repeat must be at least 1, --generate at least 2".into());
+    }
+    if args.prompt.saturating_add(args.generate) > limits::CONTEXT_POSITIONS_MAX {
+        return usage(format!("--prompt and --generate together are past {}", limits::CONTEXT_POSITIONS_MAX));
+    }
+    Ok(())
+}
+
+/// What is measured: a file, a generated shape, or the demo model.
+fn subject(args: &BenchArgs) -> Result<(String, ModelBytes, Model), Failure> {
+    if args.shape.is_none() {
+        let loaded = load::model(&ModelConfig { file: args.model.clone(), ..ModelConfig::default() })?;
+        return Ok((loaded.name, loaded.bytes, loaded.model));
+    }
+    let spec = spec(args)?;
+    let mut progress = Progress::new("weights", 1);
+    let mut bytes = Vec::new();
+    generate::write(&spec, &mut bytes, &mut |done, total| progress.set(done, total))
+        .map_err(|e| Failure::io("cannot generate", e))?;
+    let model = Model::from_gguf(&outstation_wire::gguf::Gguf::parse(&bytes)?)?;
+    Ok((format!("{} {}", args.shape.as_deref().expect("seen"), args.mix), Box::new(bytes), model))
+}
+
+fn spec(args: &BenchArgs) -> Result<ModelSpec, Failure> {
+    let wrong = |message: String| Failure::new(super::exit::USAGE, message);
+    let shape = args.shape.as_deref().expect("checked by the parser");
+    Ok(ModelSpec {
+        shape: shape.parse().map_err(|e| wrong(format!("{e}")))?,
+        mix: args.mix.parse().map_err(|e| wrong(format!("{e}")))?,
+        seed: args.seed,
+        context: generate::CONTEXT_DEFAULT,
+    })
+}
+
+fn save(args: &BenchArgs, path: &PathBuf) -> Result<(), Failure> {
+    let failed = |e| Failure::io(format!("cannot write {}", path.display()), e);
+    let spec = spec(args)?;
+    let mut progress = Progress::new("weights", 1);
+    let file = std::fs::File::create(path).map_err(failed)?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    generate::write(&spec, &mut out, &mut |done, total| progress.set(done, total)).map_err(failed)?;
+    out.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)?;
+    drop(progress);
+    if !args.json {
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// Prompt tokens/s of one sequence, and decode tokens/s of all together.
+fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
+    let context = args.prompt + args.generate;
+    let mut pool = KvPool::new(batch * blocks_for(context), batch, context);
+    for sequence in 0..batch {
+        assert!(pool.reserve(sequence, context), "the pool was made for it");
+    }
+    let vocabulary = engine.vocabulary();
+    let token = |sequence: u32, position: u32| {
+        u32::try_from(crate::sampler::splitmix(u64::from(sequence) << 32 | u64::from(position)) % u64::from(vocabulary))
+            .expect("below the vocabulary")
+    };
+    let mut plan = StepPlan::new(PREFILL_COLUMNS.max(batch) as usize);
+    let started = Instant::now();
+    let mut prefill = None;
+    for sequence in 0..batch {
+        let mut position = 0;
+        while position < args.prompt {
+            plan.clear();
+            let end = args.prompt.min(position + PREFILL_COLUMNS);
+            for position in position..end {
+                let logits = position + 1 == args.prompt;
+                plan.push(PlanColumn { sequence, token: token(sequence, position), position, logits });
+            }
+            engine.step(&plan, pool.tables());
+            position = end;
+        }
+        prefill.get_or_insert_with(|| started.elapsed());
+    }
+    let prefill = prefill.expect("at least one sequence");
+    let started = Instant::now();
+    for position in args.prompt..context {
+        plan.clear();
+        for sequence in 0..batch {
+            plan.push(PlanColumn { sequence, token: token(sequence, position), position, logits: true });
+        }
+        engine.step(&plan, pool.tables());
+    }
+    let decode = started.elapsed();
+    let rate = |tokens: u32, time: std::time::Duration| f64::from(tokens) / time.as_secs_f64();
+    (rate(args.prompt, prefill), rate(args.generate * batch, decode))
+}
+
+/// Bytes per second that all threads read from memory together: the best of several passes over what the model reads.
+fn read_bandwidth(kernels: &mut Kernels, bytes: &[u8]) -> f64 {
+    // A small model lives in the cache; its limit is not memory's. Measure memory all the same, on a buffer past any cache.
+    let buffer;
+    let bytes = if bytes.len() < BANDWIDTH_BYTES {
+        buffer = vec![1u8; BANDWIDTH_BYTES];
+        &buffer[..]
+    } else {
+        bytes
+    };
+    let mut best: f64 = 0.0;
+    for _ in 0..5 {
+        let started = Instant::now();
+        std::hint::black_box(kernels.read_bandwidth(bytes));
+        best = best.max(bytes.len() as f64 / started.elapsed().as_secs_f64());
+    }
+    best
+}
+
+const BANDWIDTH_BYTES: usize = 512 << 20;
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

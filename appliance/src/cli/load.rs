@@ -1,0 +1,152 @@
+//! From a model file to what serving needs.
+
+use std::path::Path;
+
+use outstation_kernels::isa::Isa;
+use outstation_kernels::ops::Kernels;
+use outstation_kernels::team::{Pin, Team};
+use outstation_wire::gguf::Gguf;
+
+use super::exit::{self, Failure};
+use crate::budget::{Budget, FileSizes};
+use crate::config::{ByteSize, Config, ModelConfig};
+use crate::engine::cpu::ModelBytes;
+use crate::io::weights;
+use crate::model::Model;
+use crate::template::ChatTemplate;
+use crate::tokenizer::{Tokenizer, Vocabulary};
+
+/// Seed of the demo model.
+pub(super) const DEMO_SEED: u64 = 1;
+
+/// A model with everything that its file holds.
+pub(super) struct Loaded {
+    /// Name in the APIs.
+    pub name: String,
+    pub bytes: ModelBytes,
+    pub model: Model,
+    pub tokenizer: Tokenizer,
+    /// The error says why chats are refused.
+    pub template: Result<ChatTemplate, String>,
+    pub sizes: FileSizes,
+}
+
+/// Loads the configured model, or the demo model.
+pub(super) fn model(config: &ModelConfig) -> Result<Loaded, Failure> {
+    let (bytes, default_name): (ModelBytes, String) = match &config.file {
+        None => (Box::new(crate::generate::demo(DEMO_SEED)), "demo".to_owned()),
+        Some(path) => {
+            let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+            (Box::new(weights::map(path)?), stem.unwrap_or_default())
+        }
+    };
+    let template_text = match &config.chat_template_file {
+        None => None,
+        Some(path) => Some(read_text(path)?),
+    };
+    let name = config.name.clone().unwrap_or(default_name);
+    let json = config.file.as_deref().and_then(|path| path.parent()).map(|p| p.join("tokenizer.json"));
+    let json = match json {
+        Some(path) if path.exists() => Some(read_text(&path)?),
+        _ => None,
+    };
+    parse(name, bytes, json.as_deref(), template_text)
+        .map_err(|failure| match &config.file {
+            Some(path) => failure.at(path.display()),
+            None => failure,
+        })
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|e| Failure::io(format!("cannot read {}", path.display()), e))
+}
+
+/// Only the tokenizer: the file needs no tensors.
+pub(super) fn tokenizer(config: &ModelConfig) -> Result<Tokenizer, Failure> {
+    let build = |file: &[u8]| -> Result<Tokenizer, Failure> {
+        let gguf = Gguf::parse(file)?;
+        Ok(Tokenizer::new(&Vocabulary::from_gguf(&gguf)?)?)
+    };
+    match &config.file {
+        None => build(&crate::generate::demo(DEMO_SEED)),
+        Some(path) => build(&weights::map(path)?).map_err(|f| f.at(path.display())),
+    }
+}
+
+fn parse(
+    name: String,
+    bytes: ModelBytes,
+    tokenizer_json: Option<&str>,
+    template_text: Option<String>,
+) -> Result<Loaded, Failure> {
+    let file = (*bytes).as_ref();
+    let gguf = Gguf::parse(file)?;
+    let model = Model::from_gguf(&gguf)?;
+    let vocabulary = Vocabulary::from_gguf(&gguf)?;
+    let tokenizer = match tokenizer_json {
+        Some(json) => Tokenizer::from_json(json, &vocabulary)?,
+        None => Tokenizer::new(&vocabulary)?,
+    };
+    if tokenizer.vocab_size() != model.dims.vocabulary as usize {
+        return Err(Failure::new(
+            exit::BAD_INPUT,
+            format!(
+                "the tokenizer has {} tokens, the model {}: they do not belong together",
+                tokenizer.vocab_size(),
+                model.dims.vocabulary
+            ),
+        ));
+    }
+    let sizes = FileSizes {
+        file_bytes: file.len() as u64,
+        vocabulary_text_bytes: vocabulary.tokens.iter().map(|t| t.len() as u64).sum(),
+    };
+    let template = match template_text.or(vocabulary.chat_template) {
+        Some(text) => Ok(ChatTemplate::new(&text, tokenizer.bos_eos_text())?),
+        None => Err("this model has no chat template: use /v1/completions, or set \
+                     model.chat_template_file"
+            .to_owned()),
+    };
+    Ok(Loaded { name, bytes, model, tokenizer, template, sizes })
+}
+
+/// Plans the memory of serving this model.
+pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure> {
+    let limit = match config.memory.limit {
+        Some(limit) => limit,
+        None => memory_available()?,
+    };
+    Ok(Budget::plan(&config.serving, &loaded.model, loaded.sizes, limit)?)
+}
+
+/// What the machine can give: the smaller of MemAvailable and the cgroup's limit, less a tenth for everything else.
+fn memory_available() -> Result<ByteSize, Failure> {
+    let text = std::fs::read_to_string("/proc/meminfo")
+        .map_err(|e| Failure::io("cannot read /proc/meminfo, set memory.limit", e))?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .ok_or_else(|| {
+            Failure::new(exit::CONFIG, "/proc/meminfo has no MemAvailable: set memory.limit")
+        })?;
+    let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    let available = (kib * 1024).min(cgroup.unwrap_or(u64::MAX));
+    Ok(ByteSize(available / 10 * 9))
+}
+
+/// The kernels as configured.
+pub(super) fn kernels(isa: Option<&str>, threads: Option<u16>) -> Result<Kernels, Failure> {
+    let isa = match isa {
+        None => Isa::detect(),
+        Some(name) => {
+            name.parse::<Isa>().map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = threads.map_or(cores.min(crate::limits::THREADS_MAX as usize), usize::from);
+    Ok(Kernels::new(isa, Team::new(threads, Pin::No)))
+}

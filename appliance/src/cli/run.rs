@@ -1,0 +1,184 @@
+//! `outstation run`: one prompt in this process; and the logits of a prompt as a file, for comparison with other engines.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+
+use super::exit::{self, Failure};
+use super::load::{self, Loaded};
+use super::npy::NpyWriter;
+use super::progress::Progress;
+use crate::config::ModelConfig;
+use crate::engine::cpu::{CpuEngine, EngineSize};
+use crate::engine::{Engine, PlanColumn, StepPlan};
+use crate::kv::{KvPool, blocks_for};
+use crate::request::{GenerateRequest, Prompt, RequestId, RequestLimits, Sampling, Submission};
+use crate::scheduler::{Event, Outcome, SchedulerLimits};
+use crate::station::{Station, StepOutcome};
+use crate::tokenizer::{Bos, Decoder, Special};
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// GGUF file; the demo model without it.
+    #[arg(long, value_name = "FILE.gguf")]
+    model: Option<PathBuf>,
+    /// Text to continue, used without a chat template.
+    #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
+    prompt: Option<String>,
+    /// Token ids to continue.
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3")]
+    ids: Option<Vec<u32>>,
+    /// Tokens to generate.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    tokens: u32,
+    /// 0 takes the likeliest token each time.
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f32,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+    /// Also write the logits of every prompt token, float32 [tokens, vocabulary].
+    #[arg(long, value_name = "FILE.npy")]
+    logits: Option<PathBuf>,
+    /// Do not stop at the end of the sequence.
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Instruction set: portable, avx2 or avx512; portable computes with exact activations.
+    #[arg(long, value_name = "ISA")]
+    isa: Option<String>,
+    /// Threads.
+    #[arg(long, value_name = "N")]
+    threads: Option<u16>,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Columns of one step of `run`.
+const STEP_COLUMNS: usize = 128;
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let loaded = load::model(&ModelConfig { file: args.model.clone(), ..ModelConfig::default() })?;
+    let submission = submission(args, &loaded)?;
+    let Loaded { model, bytes, tokenizer, .. } = loaded;
+    let context = u32::try_from(submission.prompt.len()).expect("checked") + submission.tokens_max;
+    let rows = if args.logits.is_some() { STEP_COLUMNS } else { 1 };
+    let size = EngineSize {
+        columns_max: STEP_COLUMNS,
+        logits_rows_max: rows,
+        kv_blocks: blocks_for(context),
+    };
+    let kernels = load::kernels(args.isa.as_deref(), args.threads)?;
+    let mut engine = CpuEngine::new(model, bytes, kernels, size);
+    if let Some(path) = &args.logits {
+        write_logits(&mut engine, &submission.prompt, path)
+            .map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))?;
+    }
+    let limits = SchedulerLimits {
+        sequences_max: 1,
+        queue_requests_max: 1,
+        context_tokens_max: context,
+        kv_blocks: size.kv_blocks,
+        end_tokens: tokenizer.ends_generation().into(),
+    };
+    let mut station = Station::new(limits, STEP_COLUMNS, engine);
+    let started = Instant::now();
+    station.handle_submit(Duration::ZERO, Box::new(submission));
+    let mut clock = || started.elapsed();
+    let mut decoder = Decoder::new();
+    let mut ids = Vec::new();
+    let mut text = String::new();
+    while station.step(&mut clock) == StepOutcome::Worked {
+        while let Some(event) = station.poll_event() {
+            match event {
+                Event::Token { token, .. } => {
+                    ids.push(token);
+                    let piece = decoder.push(&tokenizer, token);
+                    show(args, &piece);
+                    text.push_str(&piece);
+                }
+                Event::Ended { outcome, usage, timings, .. } => {
+                    let rest = decoder.finish();
+                    show(args, &rest);
+                    text.push_str(&rest);
+                    if args.json {
+                        let finish = if outcome == Outcome::Stop { "stop" } else { "length" };
+                        let object = json!({
+                            "text": text, "ids": ids, "finish_reason": finish,
+                            "prompt_tokens": usage.prompt_tokens,
+                            "prefill_ms": timings.prefill.as_secs_f64() * 1e3,
+                            "decode_ms": timings.decode.as_secs_f64() * 1e3,
+                        });
+                        println!("{object}");
+                    } else {
+                        println!();
+                    }
+                }
+                Event::Accepted { .. } | Event::Started { .. } => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show(args: &RunArgs, piece: &str) {
+    if !args.json {
+        print!("{piece}");
+        // A reader that closed the pipe early has had enough.
+        let _ = std::io::stdout().flush();
+    }
+}
+
+fn submission(args: &RunArgs, loaded: &Loaded) -> Result<Submission, Failure> {
+    let prompt = match (&args.prompt, &args.ids) {
+        (Some(text), _) => loaded.tokenizer.encode(text, Special::Plain, Bos::Add),
+        (None, Some(ids)) => ids.clone(),
+        (None, None) => return Err(Failure::new(exit::USAGE, "give --prompt or --ids")),
+    };
+    let request = GenerateRequest {
+        model: None,
+        prompt: Prompt::default(),
+        max_tokens: Some(args.tokens),
+        min_tokens: 0,
+        ignore_eos: args.ignore_eos,
+        sampling: Sampling { temperature: args.temperature, ..Sampling::default() },
+        stop: Vec::new(),
+    };
+    let limits = RequestLimits {
+        context_tokens_max: loaded.model.dims.context_positions,
+        vocabulary: loaded.model.dims.vocabulary,
+    };
+    request.check(&limits)?;
+    Ok(request.submission(RequestId(1), prompt, args.seed, &limits)?)
+}
+
+/// Runs the prompt with logits for every token, and writes them.
+fn write_logits(engine: &mut CpuEngine, prompt: &[u32], path: &PathBuf) -> std::io::Result<()> {
+    let vocabulary = engine.vocabulary() as usize;
+    let file = BufWriter::new(File::create(path)?);
+    let mut out = NpyWriter::new(file, prompt.len(), vocabulary)?;
+    let positions = u32::try_from(prompt.len()).expect("checked");
+    let mut pool = KvPool::new(blocks_for(positions), 1, positions);
+    assert!(pool.reserve(0, positions), "the pool was made for it");
+    let mut plan = StepPlan::new(STEP_COLUMNS);
+    let mut progress = Progress::new("logits", prompt.len() as u64);
+    let mut position = 0;
+    for chunk in prompt.chunks(STEP_COLUMNS) {
+        plan.clear();
+        for &token in chunk {
+            plan.push(PlanColumn { sequence: 0, token, position, logits: true });
+            position += 1;
+        }
+        engine.step(&plan, pool.tables());
+        for row in 0..chunk.len() {
+            out.write(engine.logits(row))?;
+        }
+        progress.set(position.into(), prompt.len() as u64);
+    }
+    out.finish()
+}

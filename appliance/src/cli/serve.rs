@@ -1,0 +1,177 @@
+//! `outstation serve`: configuration → budget → sockets → memory → threads → READY → serve → drain.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::ServeArgs;
+use super::exit::{self, Failure};
+use super::load::{self, Loaded};
+use super::settings;
+use crate::budget::Budget;
+use crate::config::Config;
+use crate::engine::cpu::CpuEngine;
+use crate::io::engine_thread::{self, RingSizes};
+use crate::io::gateway::{self, Gateway, ServedModel, TextModel};
+use crate::io::tls::{self, Identity};
+use crate::io::{http, quic};
+use crate::request::RequestLimits;
+use crate::scheduler::SchedulerLimits;
+use crate::station::Station;
+
+/// How long running requests may take to end after SIGTERM. systemd's own limit is longer.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    let config = settings::read(args)?;
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
+        .with_writer(std::io::stderr)
+        .init();
+    super::runtime()?.block_on(serve_with(config))
+}
+
+async fn serve_with(config: Config) -> Result<(), Failure> {
+    let started = Instant::now();
+    // An address in use is found before the model is loaded.
+    let (udp, tcp) = bind(&config).await?;
+    let loaded = load::model(&config.model)?;
+    let budget = load::budget(&config, &loaded)?;
+    let demo = config.model.file.is_none();
+    let under_way = gateway::requests_under_way_max(
+        config.serving.sequences_max,
+        config.serving.queue_requests_max,
+    );
+    let name = loaded.name.clone();
+    let (text, engine) = start_engine(&config, loaded, &budget, under_way)?;
+    let seed = RandomState::new().build_hasher().finish();
+    let (gateway, dispatcher) = Gateway::start(text, engine, under_way, seed);
+    let dispatching = tokio::spawn(dispatcher.run());
+
+    let identity = Identity::loopback().map_err(|e| Failure::new(exit::IO, e.to_string()))?;
+    let quic_address = udp.local_addr().map_err(|e| Failure::io("UDP", e))?;
+    let http_address = tcp.local_addr().map_err(|e| Failure::io("TCP", e))?;
+    let certificate =
+        tls::publish_loopback_certificate(&identity.certificate_pem, quic_address.port())
+            .map_err(|e| Failure::new(exit::IO, e.to_string()))?;
+    let limits = quic::Limits { connections_max: config.serving.connections_max };
+    let quic = quic::Server::start(udp, &identity, gateway.clone(), limits)
+        .map_err(|e| Failure::new(exit::IO, e.to_string()))?;
+    let http = http::Server::start(tcp, gateway.clone());
+    while !gateway.ready() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    announce(&name, demo, &budget, quic_address, http_address, started.elapsed());
+    tracing::info!(certificate = %certificate.display(), "ready");
+
+    wait_for_signal().await?;
+    tracing::info!("draining: no new requests, {DRAIN_MAX:?} for those that run");
+    gateway.drain();
+    quic.drain();
+    if tokio::time::timeout(DRAIN_MAX, gateway.drained()).await.is_err() {
+        tracing::warn!("requests still run after {DRAIN_MAX:?}: they are cut off");
+    }
+    quic.close().await;
+    http.close().await;
+    drop(gateway);
+    // Everything that holds the gateway is gone, so the dispatcher ends, and the engine with it.
+    let _ = tokio::time::timeout(Duration::from_secs(5), dispatching).await;
+    let _ = std::fs::remove_file(certificate);
+    Ok(())
+}
+
+async fn bind(config: &Config) -> Result<(UdpSocket, TcpListener), Failure> {
+    let help = |key: &str, flag: &str, address: SocketAddr| {
+        format!("cannot listen on {address} ({key}, {flag}): choose another address, or end who has it")
+    };
+    let udp = UdpSocket::bind(config.listen.quic)
+        .map_err(|e| Failure::io(help("listen.quic", "--listen", config.listen.quic), e))?;
+    let tcp = TcpListener::bind(config.listen.http)
+        .await
+        .map_err(|e| Failure::io(help("listen.http", "--http", config.listen.http), e))?;
+    Ok((udp, tcp))
+}
+
+fn start_engine(
+    config: &Config,
+    loaded: Loaded,
+    budget: &Budget,
+    under_way: usize,
+) -> Result<(TextModel, engine_thread::EngineHandle), Failure> {
+    let Loaded { name, bytes, model, tokenizer, template, .. } = loaded;
+    let serving = &config.serving;
+    let limits = RequestLimits {
+        context_tokens_max: budget.context_tokens_max,
+        vocabulary: model.dims.vocabulary,
+    };
+    let kernels = load::kernels(config.engine.isa.as_deref(), config.engine.threads)?;
+    let engine = CpuEngine::new(model, bytes, kernels, budget.engine_size(serving));
+    let scheduler = SchedulerLimits {
+        sequences_max: serving.sequences_max,
+        queue_requests_max: serving.queue_requests_max,
+        context_tokens_max: budget.context_tokens_max,
+        kv_blocks: budget.kv_blocks,
+        end_tokens: tokenizer.ends_generation().into(),
+    };
+    let station = Station::new(scheduler, serving.step_tokens_max as usize, engine);
+    let sizes = RingSizes {
+        requests: gateway::commands_max(under_way),
+        events: 64 * serving.sequences_max as usize + 1024,
+    };
+    let handle = engine_thread::start(station, sizes)
+        .map_err(|e| Failure::io("cannot start the engine thread", e))?;
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let served = ServedModel {
+        id: name,
+        created_unix_s: created.as_secs(),
+        context_tokens_max: budget.context_tokens_max,
+    };
+    Ok((TextModel { served, tokenizer, template, limits }, handle))
+}
+
+fn announce(
+    name: &str,
+    demo: bool,
+    budget: &Budget,
+    quic: SocketAddr,
+    http: SocketAddr,
+    took: Duration,
+) {
+    println!("outstation serves `{name}`, ready after {:.2} s", took.as_secs_f64());
+    if demo {
+        println!("  (the demo model: random weights from seed {}, it babbles; say --model FILE.gguf for a real one)", load::DEMO_SEED);
+    }
+    println!(
+        "  QUIC {quic} · HTTP http://{http} · {} of {} planned",
+        crate::config::ByteSize(budget.total_bytes),
+        crate::config::ByteSize(budget.limit_bytes)
+    );
+    println!("try:");
+    println!("  outstation ask{} \"hello\"", ask_flags(quic));
+    println!(
+        "  curl -N http://{http}/v1/chat/completions -H 'content-type: application/json' \\\n    \
+         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}],\"max_tokens\":32,\"stream\":true}}'"
+    );
+}
+
+fn ask_flags(quic: SocketAddr) -> String {
+    if quic == crate::config::ListenConfig::default().quic {
+        return String::new();
+    }
+    format!(" --url quic://{quic}")
+}
+
+async fn wait_for_signal() -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(|e| Failure::io("cannot wait for signals", e));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! `outstation status`: what a running box is doing.
+
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
+use tokio::net::TcpStream;
+
+use super::exit::{self, Failure};
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The box's HTTP address.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    http: SocketAddr,
+    /// The JSON object as it came.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
+    let runtime = super::runtime()?;
+    let text = runtime.block_on(get(args.http, "/status"))?;
+    if args.json {
+        println!("{text}");
+        return Ok(());
+    }
+    let bad = || Failure::new(exit::UNAVAILABLE, format!("{} does not answer like an outstation", args.http));
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&text).map_err(|_| bad())?;
+    for (name, value) in object {
+        println!("{name:<22} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    }
+    Ok(())
+}
+
+/// One GET over HTTP/1.1; the answer is a few hundred bytes.
+async fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::new(
+            exit::UNAVAILABLE,
+            format!("no outstation answers at {address} ({e}): start `outstation serve`, or say --http"),
+        )
+    };
+    let stream = TcpStream::connect(address).await.map_err(|e| failed(&e))?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get(path)
+        .header("host", address.to_string())
+        .body(Empty::<bytes::Bytes>::new())
+        .expect("a constant request");
+    let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
+    let limited = http_body_util::Limited::new(response.into_body(), 1 << 20);
+    let body = limited.collect().await.map_err(|e| failed(&e))?.to_bytes();
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}

@@ -1,0 +1,278 @@
+//! What an operator may choose: TOML file, then `OUTSTATION_` environment, then flags.
+//!
+//! This is the validated result and the list of known keys; `cli::settings` reads the sources.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::limits;
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// What is served.
+    pub model: ModelConfig,
+    /// Where it listens.
+    pub listen: ListenConfig,
+    /// How much memory it may take.
+    pub memory: MemoryConfig,
+    /// How it computes.
+    pub engine: EngineConfig,
+    /// How many it serves.
+    pub serving: ServingConfig,
+}
+
+/// What is served.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub struct ModelConfig {
+    /// GGUF file. None: the demo model inside the binary.
+    pub file: Option<PathBuf>,
+    /// Name in the APIs. Default: the file's name without `.gguf`.
+    pub name: Option<String>,
+    /// A Jinja chat template instead of the model's own.
+    pub chat_template_file: Option<PathBuf>,
+}
+
+/// Where it listens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ListenConfig {
+    /// UDP: the native protocol over QUIC. Default 127.0.0.1:4433.
+    pub quic: SocketAddr,
+    /// TCP: HTTP/1.1. Default 127.0.0.1:8080.
+    pub http: SocketAddr,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { quic: (loopback, 4433).into(), http: (loopback, 8080).into() }
+    }
+}
+
+/// How much memory it may take.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub struct MemoryConfig {
+    /// Ceiling of everything, like `6GiB`. Default: what the machine has available, less a tenth.
+    pub limit: Option<ByteSize>,
+}
+
+/// How it computes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct EngineConfig {
+    /// Threads of the kernel team, the engine's own included. Default: one for each core.
+    pub threads: Option<u16>,
+    /// Instruction set: `portable`, `avx2` or `avx512`. Default: the best that the machine has.
+    pub isa: Option<String>,
+}
+
+/// How many it serves.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ServingConfig {
+    /// Sequences that run at once. Each costs KV blocks as it is admitted, and a row of logits. Default 8.
+    pub sequences_max: u32,
+    /// Requests that wait. Default 64.
+    pub queue_requests_max: u32,
+    /// Positions of one sequence, prompt and answer. Default: the model's context, at most 8192.
+    pub context_tokens_max: Option<u32>,
+    /// Tokens of one engine step. More is faster prefill and longer gaps between tokens of others. Default 256.
+    pub step_tokens_max: u32,
+    /// Connections over QUIC at once. Default 64.
+    pub connections_max: u32,
+}
+
+impl Default for ServingConfig {
+    fn default() -> Self {
+        Self {
+            sequences_max: 8,
+            queue_requests_max: 64,
+            context_tokens_max: None,
+            step_tokens_max: 256,
+            connections_max: 64,
+        }
+    }
+}
+
+/// Every key that a file or the environment may set.
+pub const KEYS: [&str; 13] = [
+    "model.file",
+    "model.name",
+    "model.chat_template_file",
+    "listen.quic",
+    "listen.http",
+    "memory.limit",
+    "engine.threads",
+    "engine.isa",
+    "serving.sequences_max",
+    "serving.queue_requests_max",
+    "serving.context_tokens_max",
+    "serving.step_tokens_max",
+    "serving.connections_max",
+];
+
+/// Context that is reserved when nobody asks for another.
+pub const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
+
+/// Why a configuration is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A key that means nothing.
+    #[error("unknown setting `{key}`: did you mean `{nearest}`?")]
+    UnknownKey {
+        /// As written.
+        key: String,
+        /// The known key with the fewest differences.
+        nearest: &'static str,
+    },
+    /// A number outside of what the limits allow.
+    #[error("`{key}` is {value}: it must be from {min} to {max}")]
+    Range {
+        /// Which.
+        key: &'static str,
+        /// As written.
+        value: u64,
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// Two settings that contradict each other.
+    #[error(
+        "`serving.step_tokens_max` is {step}, below `serving.sequences_max` {sequences}: a step carries a token of each \
+         sequence, so raise the first or lower the second"
+    )]
+    StepBelowSequences {
+        /// Tokens of a step.
+        step: u32,
+        /// Sequences.
+        sequences: u32,
+    },
+    /// A public address without anything that says who may come in.
+    #[error(
+        "`{key}` is {address}, which others can reach, but no credentials are configured: listen on 127.0.0.1 or [::1] \
+         (client certificates and API keys come with the appliance issue)"
+    )]
+    OpenToAll {
+        /// Which.
+        key: &'static str,
+        /// As written.
+        address: SocketAddr,
+    },
+}
+
+impl Config {
+    /// Checks all that needs no model.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let within = |key, value: u32, max: u32| {
+            if (1..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(ConfigError::Range { key, value: value.into(), min: 1, max: max.into() })
+        };
+        let serving = &self.serving;
+        within("serving.sequences_max", serving.sequences_max, limits::SEQUENCES_MAX)?;
+        within("serving.queue_requests_max", serving.queue_requests_max, limits::QUEUE_REQUESTS_MAX)?;
+        within("serving.step_tokens_max", serving.step_tokens_max, limits::STEP_COLUMNS_MAX)?;
+        within("serving.connections_max", serving.connections_max, limits::CONNECTIONS_MAX)?;
+        if let Some(context) = serving.context_tokens_max {
+            within("serving.context_tokens_max", context, limits::CONTEXT_POSITIONS_MAX)?;
+        }
+        if let Some(threads) = self.engine.threads {
+            within("engine.threads", threads.into(), limits::THREADS_MAX)?;
+        }
+        if serving.step_tokens_max < serving.sequences_max {
+            let (step, sequences) = (serving.step_tokens_max, serving.sequences_max);
+            return Err(ConfigError::StepBelowSequences { step, sequences });
+        }
+        for (key, address) in [("listen.quic", self.listen.quic), ("listen.http", self.listen.http)] {
+            if !address.ip().to_canonical().is_loopback() {
+                return Err(ConfigError::OpenToAll { key, address });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a key that is not in `KEYS`, and names the nearest.
+pub fn check_key(key: &str) -> Result<(), ConfigError> {
+    if KEYS.contains(&key) {
+        return Ok(());
+    }
+    let nearest = KEYS
+        .into_iter()
+        .min_by_key(|known| strsim::damerau_levenshtein(known, key))
+        .expect("there are keys");
+    Err(ConfigError::UnknownKey { key: key.to_owned(), nearest })
+}
+
+/// A number of bytes, written like `6GiB`, `512 MiB` or `1000000`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "ByteSizeText")]
+pub struct ByteSize(pub u64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ByteSizeText {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<ByteSizeText> for ByteSize {
+    type Error = String;
+
+    fn try_from(text: ByteSizeText) -> Result<Self, String> {
+        match text {
+            ByteSizeText::Number(bytes) => Ok(Self(bytes)),
+            ByteSizeText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl std::str::FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no size: write a number with KiB, MiB or GiB, like 6GiB");
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit: u64 = match unit.trim() {
+            "" | "B" => 1,
+            "KiB" | "K" => 1 << 10,
+            "MiB" | "M" => 1 << 20,
+            "GiB" | "G" => 1 << 30,
+            _ => return Err(wrong()),
+        };
+        if let Ok(whole) = number.parse::<u64>() {
+            return whole.checked_mul(unit).map(Self).ok_or_else(wrong);
+        }
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let bytes = number * unit as f64;
+        if !(0.0..1e18).contains(&bytes) {
+            return Err(wrong());
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+        Ok(Self(bytes as u64))
+    }
+}
+
+impl std::fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = self.0 as f64;
+        match self.0 {
+            0..1024 => write!(f, "{} B", self.0),
+            1024..1_048_576 => write!(f, "{:.1} KiB", bytes / 1024.0),
+            1_048_576..1_073_741_824 => write!(f, "{:.1} MiB", bytes / 1_048_576.0),
+            _ => write!(f, "{:.2} GiB", bytes / 1_073_741_824.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! One pass over the model for any mix of prompt chunks and decodes.
+//!
+//! A step is a list of columns: a token at a position of a sequence. A prompt chunk is several columns of one sequence in
+//! order, a decode is one column. The engine writes each column's keys and values into the sequence's KV blocks, and makes
+//! logits for the columns that ask for them. The result of a column has the same bits whatever the other columns are.
+
+use crate::kv::BlockTables;
+
+pub mod cpu;
+
+/// One token to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanColumn {
+    /// Row of the block table.
+    pub sequence: u32,
+    /// Token id.
+    pub token: u32,
+    /// Its position in the sequence.
+    pub position: u32,
+    /// Whether the distribution after this token is wanted.
+    pub logits: bool,
+}
+
+/// What the next step does. Columns of one sequence stand in order of position.
+#[derive(Debug, Default)]
+pub struct StepPlan {
+    columns: Vec<PlanColumn>,
+    columns_max: usize,
+    logits_rows: usize,
+}
+
+impl StepPlan {
+    /// A plan that can carry `columns_max` columns without allocating.
+    pub fn new(columns_max: usize) -> Self {
+        Self {
+            columns: Vec::with_capacity(columns_max),
+            columns_max,
+            logits_rows: 0,
+        }
+    }
+
+    /// Forgets the last step.
+    pub fn clear(&mut self) {
+        self.columns.clear();
+        self.logits_rows = 0;
+    }
+
+    /// Adds a column; returns the row of its logits, if it asked for them.
+    pub fn push(&mut self, column: PlanColumn) -> Option<usize> {
+        assert!(
+            self.columns.len() < self.columns_max,
+            "the planner counts columns"
+        );
+        self.columns.push(column);
+        column.logits.then(|| {
+            self.logits_rows += 1;
+            self.logits_rows - 1
+        })
+    }
+
+    /// The columns.
+    pub fn columns(&self) -> &[PlanColumn] {
+        &self.columns
+    }
+
+    /// Columns that still fit.
+    pub fn room(&self) -> usize {
+        self.columns_max - self.columns.len()
+    }
+
+    /// Columns that asked for logits.
+    pub fn logits_rows(&self) -> usize {
+        self.logits_rows
+    }
+}
+
+/// Runs steps. Two implementations: the CPU engine, and the simulated one in `tests/sim`.
+pub trait Engine {
+    /// Tokens in the vocabulary.
+    fn vocabulary(&self) -> u32;
+
+    /// Runs the plan. Afterwards `logits` gives a row for each column that asked, in order.
+    fn step(&mut self, plan: &StepPlan, tables: BlockTables<'_>);
+
+    /// Logits of the `row`-th column that asked for them in the last step. The sampler changes them in place.
+    fn logits(&mut self, row: usize) -> &mut [f32];
+}

@@ -1,0 +1,391 @@
+//! The engine on the CPU: walks the model's description with `outstation-kernels`.
+//!
+//! All memory is taken in `new`: the KV cache, one buffer for each intermediate result, sized for the widest step.
+
+use half::f16;
+use outstation_kernels::ops::{
+    Activations, AttentionShape, GateUp, Kernels, KvLayer, KvLayerMut, KvSlot, Matrix, Query,
+};
+
+use super::{Engine, StepPlan};
+use crate::kv::BlockTables;
+use crate::limits::KV_BLOCK_POSITIONS;
+use crate::model::{Activation, GateUpWeights, Layer, Model, Qkv, Weight};
+
+/// Bytes of a model file: a map, or a buffer.
+pub type ModelBytes = Box<dyn AsRef<[u8]> + Send + Sync>;
+
+/// What the engine reserves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineSize {
+    /// Columns of the widest step.
+    pub columns_max: usize,
+    /// Columns of a step that may ask for logits.
+    pub logits_rows_max: usize,
+    /// Blocks of the KV pool.
+    pub kv_blocks: u32,
+}
+
+/// A model, its KV cache and the memory of a step.
+pub struct CpuEngine {
+    model: Model,
+    bytes: ModelBytes,
+    kernels: Kernels,
+    cache: Box<[LayerCache]>,
+    space: Space,
+    logits: Box<[f32]>,
+}
+
+struct LayerCache {
+    k: Box<[f16]>,
+    v: Box<[f16]>,
+}
+
+/// Intermediate results of one step, `[columns_max, width]` each.
+struct Space {
+    activations: Activations,
+    /// Residual stream.
+    x: Box<[f32]>,
+    /// Normed input of a block, and its result.
+    normed: Box<[f32]>,
+    result: Box<[f32]>,
+    /// Rows of query, key and value together; empty where the model keeps them apart.
+    qkv: Box<[f32]>,
+    q: Box<[f32]>,
+    k: Box<[f32]>,
+    v: Box<[f32]>,
+    attended: Box<[f32]>,
+    /// Gate, or gate and up together.
+    gate: Box<[f32]>,
+    up: Box<[f32]>,
+    gated: Box<[f32]>,
+    /// Sines and cosines of each rotary embedding, `[columns_max, pairs]`.
+    rotations: Box<[Rotation]>,
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<KvSlot>,
+    queries: Vec<Query>,
+}
+
+struct Rotation {
+    cos: Box<[f32]>,
+    sin: Box<[f32]>,
+}
+
+impl CpuEngine {
+    /// Takes all memory. `bytes` are the file that `model` was read from.
+    pub fn new(model: Model, bytes: ModelBytes, kernels: Kernels, size: EngineSize) -> Self {
+        let cached = size.kv_blocks as usize * KV_BLOCK_POSITIONS as usize * model.dims.kv_width();
+        let zeros = || vec![f16::ZERO; cached].into_boxed_slice();
+        Self {
+            cache: model.layers.iter().map(|_| LayerCache { k: zeros(), v: zeros() }).collect(),
+            space: Space::new(&model, size.columns_max),
+            logits: floats(size.logits_rows_max, model.dims.vocabulary as usize),
+            model,
+            bytes,
+            kernels,
+        }
+    }
+
+    /// Bytes of the step's workspaces, as `new` takes them; the KV cache has its own line in the budget.
+    pub fn workspace_bytes(model: &Model, size: EngineSize) -> u64 {
+        let dims = &model.dims;
+        let widths = Widths::of(model);
+        let pairs: usize = model.ropes.iter().map(|r| 2 * r.inv_freq.len()).sum();
+        let floats = 3 * dims.hidden + widths.qkv + 2 * dims.q_width() + 2 * dims.kv_width();
+        let floats = floats + widths.gate + widths.up + dims.ffn + pairs;
+        let indexes = 2 * size_of::<u32>() + size_of::<KvSlot>() + size_of::<Query>();
+        let columns = size.columns_max * (floats * size_of::<f32>() + indexes);
+        let logits = size.logits_rows_max * dims.vocabulary as usize * size_of::<f32>();
+        (columns + logits + Activations::bytes(size.columns_max, widths.input)) as u64
+    }
+
+    /// The description of the model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn load_plan(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
+        let space = &mut self.space;
+        space.tokens.clear();
+        space.positions.clear();
+        space.slots.clear();
+        space.queries.clear();
+        for column in plan.columns() {
+            let (block, offset) = tables.locate(column.sequence, column.position);
+            space.tokens.push(column.token);
+            space.positions.push(column.position);
+            space.slots.push(KvSlot { block, offset });
+            space.queries.push(Query {
+                position: column.position,
+                table_start: column.sequence * tables.stride,
+                table_len: tables.held[column.sequence as usize],
+            });
+        }
+        for (rope, rotation) in self.model.ropes.iter().zip(&mut space.rotations) {
+            let len = space.positions.len() * rope.inv_freq.len();
+            outstation_kernels::ops::rope_table(
+                &space.positions,
+                &rope.inv_freq,
+                rope.magnitude,
+                &mut rotation.cos[..len],
+                &mut rotation.sin[..len],
+            );
+        }
+    }
+}
+
+impl std::fmt::Debug for CpuEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CpuEngine").field("architecture", &self.model.architecture).finish_non_exhaustive()
+    }
+}
+
+impl Engine for CpuEngine {
+    fn vocabulary(&self) -> u32 {
+        self.model.dims.vocabulary
+    }
+
+    fn step(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
+        let columns = plan.columns().len();
+        assert!(columns > 0, "a step has work");
+        assert!(plan.logits_rows() * self.vocabulary() as usize <= self.logits.len(), "rows fit");
+        self.load_plan(plan, tables);
+        let mut pass = Pass {
+            model: &self.model,
+            bytes: (*self.bytes).as_ref(),
+            kernels: &mut self.kernels,
+            space: &mut self.space,
+            columns,
+        };
+        pass.embed();
+        for (layer, cache) in self.model.layers.iter().zip(&mut self.cache) {
+            pass.attend(layer, cache, tables.blocks);
+            pass.feed_forward(layer);
+        }
+        pass.head(plan, &mut self.logits);
+    }
+
+    fn logits(&mut self, row: usize) -> &mut [f32] {
+        let vocabulary = self.model.dims.vocabulary as usize;
+        &mut self.logits[row * vocabulary..][..vocabulary]
+    }
+}
+
+/// One walk over the layers.
+struct Pass<'a> {
+    model: &'a Model,
+    bytes: &'a [u8],
+    kernels: &'a mut Kernels,
+    space: &'a mut Space,
+    columns: usize,
+}
+
+impl Pass<'_> {
+    fn embed(&mut self) {
+        let weight = matrix(self.bytes, &self.model.embedding);
+        let x = &mut self.space.x[..self.columns * self.model.dims.hidden];
+        self.kernels.embed(&weight, &self.space.tokens, self.model.embedding_scale, x);
+    }
+
+    /// x += post_norm(W_o · attention(rope(qk_norm(W_qkv · norm(x)))))
+    fn attend(&mut self, layer: &Layer, cache: &mut LayerCache, tables: &[u32]) {
+        let dims = self.model.dims;
+        self.norm_into_activations(&layer.attention_norm);
+        self.project_qkv(layer);
+        let columns = self.columns;
+        let q = &mut self.space.q[..columns * dims.q_width()];
+        let k = &mut self.space.k[..columns * dims.kv_width()];
+        let v = &self.space.v[..columns * dims.kv_width()];
+        if let Some([q_norm, k_norm]) = &layer.qk_norm {
+            self.kernels.rms_norm_in_place(q, q_norm, self.model.norm_eps);
+            self.kernels.rms_norm_in_place(k, k_norm, self.model.norm_eps);
+        }
+        if let Some(index) = layer.rope {
+            let rope = &self.model.ropes[index];
+            let len = columns * rope.inv_freq.len();
+            let Rotation { cos, sin } = &self.space.rotations[index];
+            let (cos, sin) = (&cos[..len], &sin[..len]);
+            self.kernels.rope(q, dims.heads, dims.head_dim, rope.style, cos, sin);
+            self.kernels.rope(k, dims.kv_heads, dims.head_dim, rope.style, cos, sin);
+        }
+        let layout = (dims.kv_heads, dims.head_dim, KV_BLOCK_POSITIONS as usize);
+        let (kv_heads, head_dim, block_positions) = layout;
+        let LayerCache { k: cache_k, v: cache_v } = cache;
+        let into = KvLayerMut { k: cache_k, v: cache_v, kv_heads, head_dim, block_positions };
+        self.kernels.store_kv(k, v, &self.space.slots, into);
+        let shape = AttentionShape {
+            heads: dims.heads,
+            kv_heads,
+            head_dim,
+            scale: layer.attention_scale,
+            window: layer.window,
+        };
+        let kv = KvLayer { k: cache_k, v: cache_v, kv_heads, head_dim, block_positions };
+        let attended = &mut self.space.attended[..columns * dims.q_width()];
+        self.kernels.attention(&shape, q, kv, &self.space.queries, tables, attended);
+        self.kernels.load(attended, columns, dims.q_width(), &mut self.space.activations);
+        self.project_back(&layer.attention_output, layer.attention_post_norm.as_deref());
+    }
+
+    /// x += post_norm(W_down · (act(W_gate · norm(x)) ⊙ (W_up · norm(x))))
+    fn feed_forward(&mut self, layer: &Layer) {
+        let (columns, ffn) = (self.columns, self.model.dims.ffn);
+        self.norm_into_activations(&layer.ffn_norm);
+        let space = &mut *self.space;
+        let gate_up = match &layer.gate_up {
+            GateUpWeights::Split { gate, up } => {
+                let (gate, up) = (matrix(self.bytes, gate), matrix(self.bytes, up));
+                self.kernels.matmul(&gate, &space.activations, &mut space.gate[..columns * ffn]);
+                self.kernels.matmul(&up, &space.activations, &mut space.up[..columns * ffn]);
+                GateUp::Split { gate: &space.gate[..columns * ffn], up: &space.up[..columns * ffn] }
+            }
+            GateUpWeights::Fused(both) => {
+                let both = matrix(self.bytes, both);
+                let x = &mut space.gate[..columns * 2 * ffn];
+                self.kernels.matmul(&both, &space.activations, x);
+                GateUp::Fused { x, half: ffn }
+            }
+        };
+        let gated = &mut space.gated[..columns * ffn];
+        match layer.activation {
+            Activation::Silu => self.kernels.silu_mul(gate_up, gated),
+            Activation::GeluTanh => self.kernels.gelu_tanh_mul(gate_up, gated),
+        }
+        self.kernels.load(gated, columns, ffn, &mut space.activations);
+        self.project_back(&layer.down, layer.ffn_post_norm.as_deref());
+    }
+
+    /// Logits of the columns that asked.
+    fn head(&mut self, plan: &StepPlan, logits: &mut [f32]) {
+        let hidden = self.model.dims.hidden;
+        let rows = plan.logits_rows();
+        if rows == 0 {
+            return;
+        }
+        let asked = plan.columns().iter().enumerate().filter(|(_, column)| column.logits);
+        for (row, (column, _)) in asked.enumerate() {
+            self.space.x.copy_within(column * hidden..(column + 1) * hidden, row * hidden);
+        }
+        self.columns = rows;
+        self.norm_into_activations(&self.model.output_norm);
+        let weight = matrix(self.bytes, &self.model.output);
+        let logits = &mut logits[..rows * weight.rows];
+        self.kernels.matmul(&weight, &self.space.activations, logits);
+    }
+
+    fn norm_into_activations(&mut self, weight: &[f32]) {
+        let hidden = self.model.dims.hidden;
+        let len = self.columns * hidden;
+        let normed = &mut self.space.normed[..len];
+        self.kernels.rms_norm(&self.space.x[..len], weight, self.model.norm_eps, normed);
+        self.kernels.load(normed, self.columns, hidden, &mut self.space.activations);
+    }
+
+    fn project_qkv(&mut self, layer: &Layer) {
+        let columns = self.columns;
+        let (q_width, kv_width) = (self.model.dims.q_width(), self.model.dims.kv_width());
+        let space = &mut *self.space;
+        let q = &mut space.q[..columns * q_width];
+        let k = &mut space.k[..columns * kv_width];
+        let v = &mut space.v[..columns * kv_width];
+        match &layer.qkv {
+            Qkv::Split { q: w_q, k: w_k, v: w_v } => {
+                self.kernels.matmul(&matrix(self.bytes, w_q), &space.activations, q);
+                self.kernels.matmul(&matrix(self.bytes, w_k), &space.activations, k);
+                self.kernels.matmul(&matrix(self.bytes, w_v), &space.activations, v);
+            }
+            Qkv::Fused(both) => {
+                let width = q_width + 2 * kv_width;
+                let qkv = &mut space.qkv[..columns * width];
+                self.kernels.matmul(&matrix(self.bytes, both), &space.activations, qkv);
+                for (column, row) in qkv.chunks_exact(width).enumerate() {
+                    let (row_q, row_kv) = row.split_at(q_width);
+                    let (row_k, row_v) = row_kv.split_at(kv_width);
+                    q[column * q_width..][..q_width].copy_from_slice(row_q);
+                    k[column * kv_width..][..kv_width].copy_from_slice(row_k);
+                    v[column * kv_width..][..kv_width].copy_from_slice(row_v);
+                }
+            }
+        }
+        if let Some([q_bias, k_bias, v_bias]) = &layer.qkv_bias {
+            self.kernels.add_bias(q, q_bias);
+            self.kernels.add_bias(k, k_bias);
+            self.kernels.add_bias(v, v_bias);
+        }
+    }
+
+    /// Multiplies what is loaded by a matrix back to the width of the stream, and adds it.
+    fn project_back(&mut self, weight: &Weight, post_norm: Option<&[f32]>) {
+        let len = self.columns * self.model.dims.hidden;
+        let result = &mut self.space.result[..len];
+        self.kernels.matmul(&matrix(self.bytes, weight), &self.space.activations, result);
+        if let Some(norm) = post_norm {
+            self.kernels.rms_norm_in_place(result, norm, self.model.norm_eps);
+        }
+        self.kernels.add(&mut self.space.x[..len], result);
+    }
+}
+
+fn matrix<'a>(bytes: &'a [u8], weight: &Weight) -> Matrix<'a> {
+    Matrix::new(weight.format, weight.rows, weight.cols, &bytes[weight.bytes.clone()])
+}
+
+/// Widths of the buffers that depend on which projections are fused.
+struct Widths {
+    qkv: usize,
+    gate: usize,
+    up: usize,
+    /// Widest input of any matrix.
+    input: usize,
+}
+
+impl Widths {
+    fn of(model: &Model) -> Self {
+        let dims = &model.dims;
+        let fused_qkv = model.layers.iter().any(|l| matches!(l.qkv, Qkv::Fused(_)));
+        let fused_gate = model.layers.iter().any(|l| matches!(l.gate_up, GateUpWeights::Fused(_)));
+        let split_gate = model.layers.iter().any(|l| matches!(l.gate_up, GateUpWeights::Split { .. }));
+        Self {
+            qkv: if fused_qkv { dims.q_width() + 2 * dims.kv_width() } else { 0 },
+            gate: if fused_gate { 2 * dims.ffn } else { dims.ffn },
+            up: if split_gate { dims.ffn } else { 0 },
+            input: dims.hidden.max(dims.q_width()).max(dims.ffn),
+        }
+    }
+}
+
+impl Space {
+    fn new(model: &Model, columns_max: usize) -> Self {
+        let dims = &model.dims;
+        let widths = Widths::of(model);
+        let buffer = |width: usize| floats(columns_max, width);
+        Self {
+            activations: Activations::new(columns_max, widths.input),
+            x: buffer(dims.hidden),
+            normed: buffer(dims.hidden),
+            result: buffer(dims.hidden),
+            qkv: buffer(widths.qkv),
+            q: buffer(dims.q_width()),
+            k: buffer(dims.kv_width()),
+            v: buffer(dims.kv_width()),
+            attended: buffer(dims.q_width()),
+            gate: buffer(widths.gate),
+            up: buffer(widths.up),
+            gated: buffer(dims.ffn),
+            rotations: model
+                .ropes
+                .iter()
+                .map(|r| Rotation { cos: buffer(r.inv_freq.len()), sin: buffer(r.inv_freq.len()) })
+                .collect(),
+            tokens: Vec::with_capacity(columns_max),
+            positions: Vec::with_capacity(columns_max),
+            slots: Vec::with_capacity(columns_max),
+            queries: Vec::with_capacity(columns_max),
+        }
+    }
+}
+
+fn floats(rows: usize, width: usize) -> Box<[f32]> {
+    vec![0.0; rows * width].into_boxed_slice()
+}

@@ -1,0 +1,13 @@
+//! The shells: sockets, files, threads. They move bytes and map errors; decisions live in the cores.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the clock, files and threads that the cores may not touch are handled here"
+)]
+
+pub mod board;
+pub mod engine_thread;
+pub mod gateway;
+pub mod http;
+pub mod quic;
+pub mod tls;
+pub mod weights;

@@ -1,0 +1,89 @@
+//! What the engine thread says about itself: numbers that any thread may read, none of them a lock.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::scheduler::Occupancy;
+use crate::station::StepTotals;
+
+/// Written by the engine thread after each step.
+#[derive(Debug, Default)]
+pub struct Board {
+    ready: AtomicBool,
+    sequences: AtomicU64,
+    queued: AtomicU64,
+    kv_blocks_free: AtomicU64,
+    kv_blocks: AtomicU64,
+    steps: AtomicU64,
+    prompt_tokens: AtomicU64,
+    generated_tokens: AtomicU64,
+    busy_us: AtomicU64,
+}
+
+/// A copy of the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BoardReading {
+    /// A token was really decoded since start.
+    pub ready: bool,
+    /// Sequences that run.
+    pub sequences: u64,
+    /// Requests that wait.
+    pub queued: u64,
+    /// Free KV blocks.
+    pub kv_blocks_free: u64,
+    /// All KV blocks.
+    pub kv_blocks: u64,
+    /// Steps since start.
+    pub steps: u64,
+    /// Prompt tokens run since start.
+    pub prompt_tokens: u64,
+    /// Tokens generated since start.
+    pub generated_tokens: u64,
+    /// Time spent in steps since start.
+    pub busy_us: u64,
+}
+
+impl Board {
+    pub(super) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    pub(super) fn publish(&self, occupancy: Occupancy, totals: StepTotals) {
+        let put = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Relaxed);
+        put(&self.sequences, u64::from(occupancy.sequences));
+        put(&self.queued, u64::from(occupancy.queued));
+        put(&self.kv_blocks_free, u64::from(occupancy.kv_blocks_free));
+        put(&self.kv_blocks, u64::from(occupancy.kv_blocks));
+        put(&self.steps, totals.steps);
+        put(&self.prompt_tokens, totals.prompt_tokens);
+        put(&self.generated_tokens, totals.generated_tokens);
+        put(&self.busy_us, micros(totals.busy));
+    }
+
+    /// Whether a token was really decoded since start.
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// The numbers of the last step.
+    pub fn read(&self) -> BoardReading {
+        let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        BoardReading {
+            ready: self.ready(),
+            sequences: get(&self.sequences),
+            queued: get(&self.queued),
+            kv_blocks_free: get(&self.kv_blocks_free),
+            kv_blocks: get(&self.kv_blocks),
+            steps: get(&self.steps),
+            prompt_tokens: get(&self.prompt_tokens),
+            generated_tokens: get(&self.generated_tokens),
+            busy_us: get(&self.busy_us),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

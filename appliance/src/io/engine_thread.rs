@@ -1,0 +1,183 @@
+//! The engine thread: a plain synchronous loop that owns scheduler, KV pool, model and samplers.
+//!
+//! Two fixed rings connect it with the io thread: requests and cancellations in, events out. It sees token ids only, never
+//! text, and takes no lock. When there is nothing to do it parks; whoever puts something into its ring unparks it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use ringbuf::traits::{Consumer, Observer, Producer, Split};
+use ringbuf::{HeapCons, HeapProd, HeapRb};
+use tokio::sync::Notify;
+
+use super::board::Board;
+use crate::engine::Engine;
+use crate::request::{RequestId, Sampling, Submission};
+use crate::scheduler::{Event, Outcome};
+use crate::station::{Station, StepOutcome};
+
+/// What the io thread asks for.
+#[derive(Debug)]
+pub enum ToEngine {
+    /// Run this.
+    Submit(Box<Submission>),
+    /// Its client left.
+    Cancel(RequestId),
+}
+
+/// The io thread's ends of the rings.
+pub struct EngineHandle {
+    /// Requests and cancellations. When it is full, wait for the bell.
+    pub requests: HeapProd<ToEngine>,
+    /// Events, in order.
+    pub events: HeapCons<Event>,
+    /// Rung after events were put into their ring, or requests taken from theirs.
+    pub bell: Arc<Notify>,
+    /// Numbers for status.
+    pub board: Arc<Board>,
+    thread: Thread,
+    stop: Arc<AtomicBool>,
+    join: JoinHandle<()>,
+}
+
+impl EngineHandle {
+    /// Lets the engine look into its ring.
+    pub fn wake(&self) {
+        self.thread.unpark();
+    }
+
+    /// Ends the loop after the current step and waits for it. What still runs is dropped: drain first.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.thread.unpark();
+        // A panic there has ended the process already (release), or is the test's own failure.
+        let _ = self.join.join();
+    }
+}
+
+/// Sizes of the rings.
+#[derive(Debug, Clone, Copy)]
+pub struct RingSizes {
+    /// Requests and cancellations that may be under way.
+    pub requests: usize,
+    /// Events between two looks of the io thread. When it is full the engine waits: no event is lost.
+    pub events: usize,
+}
+
+/// Starts the thread. It first decodes one token, then says `ready` on its board.
+pub fn start<E: Engine + Send + 'static>(
+    station: Station<E>,
+    sizes: RingSizes,
+) -> std::io::Result<EngineHandle> {
+    assert!(sizes.events >= 2 * station.events_per_call_max(), "a step's events fit twice");
+    let (requests, requests_in) = HeapRb::new(sizes.requests).split();
+    let (events_out, events) = HeapRb::new(sizes.events).split();
+    let bell = Arc::new(Notify::new());
+    let board = Arc::new(Board::default());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut engine = EngineLoop {
+        station,
+        requests: requests_in,
+        events: events_out,
+        bell: bell.clone(),
+        board: board.clone(),
+        stop: stop.clone(),
+        started: Instant::now(),
+    };
+    let join = thread::Builder::new().name("engine".into()).spawn(move || {
+        engine.warm_up();
+        engine.run();
+    })?;
+    let thread = join.thread().clone();
+    Ok(EngineHandle { requests, events, bell, board, thread, stop, join })
+}
+
+struct EngineLoop<E> {
+    station: Station<E>,
+    requests: HeapCons<ToEngine>,
+    events: HeapProd<Event>,
+    bell: Arc<Notify>,
+    board: Arc<Board>,
+    stop: Arc<AtomicBool>,
+    started: Instant,
+}
+
+impl<E: Engine> EngineLoop<E> {
+    fn run(&mut self) {
+        while !self.stop.load(Ordering::Acquire) {
+            let mut outcome = StepOutcome::Idle;
+            if self.has_room() {
+                outcome = self.turn();
+            }
+            self.board.publish(self.station.occupancy(), self.station.totals());
+            if outcome == StepOutcome::Idle && self.requests.is_empty() {
+                // An unpark between the check and here makes this return at once. The timeout covers a full event ring.
+                thread::park_timeout(IDLE_LOOK);
+            }
+        }
+    }
+
+    /// Takes what came in, runs a step, passes on what happened.
+    fn turn(&mut self) -> StepOutcome {
+        while self.has_room() {
+            let Some(request) = self.requests.try_pop() else { break };
+            let now = self.started.elapsed();
+            match request {
+                ToEngine::Submit(submission) => self.station.handle_submit(now, submission),
+                ToEngine::Cancel(id) => self.station.handle_cancel(now, id),
+            }
+            self.pass_events();
+            self.bell.notify_one();
+        }
+        if !self.has_room() {
+            return StepOutcome::Idle;
+        }
+        let started = self.started;
+        let outcome = self.station.step(&mut || started.elapsed());
+        self.pass_events();
+        outcome
+    }
+
+    fn has_room(&self) -> bool {
+        self.events.vacant_len() >= self.station.events_per_call_max()
+    }
+
+    fn pass_events(&mut self) {
+        let mut any = false;
+        while let Some(event) = self.station.poll_event() {
+            any = true;
+            assert!(self.events.try_push(event).is_ok(), "room was checked before the call");
+        }
+        if any {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Decodes a token for real, so that READY means what it says and the first user does not pay for cold pages.
+    fn warm_up(&mut self) {
+        self.station.handle_submit(
+            Duration::ZERO,
+            Box::new(Submission {
+                id: RequestId(0),
+                prompt: vec![0],
+                tokens_max: 1,
+                tokens_min: 0,
+                ignore_eos: true,
+                sampling: Sampling::greedy(),
+                seed: 0,
+            }),
+        );
+        let started = self.started;
+        assert_eq!(self.station.step(&mut || started.elapsed()), StepOutcome::Worked);
+        let ended = std::iter::from_fn(|| self.station.poll_event())
+            .any(|event| matches!(event, Event::Ended { outcome: Outcome::Length, .. }));
+        assert!(ended, "one token was asked for and drawn");
+        self.board.set_ready();
+        self.bell.notify_one();
+    }
+}
+
+/// How long the engine sleeps at most when nobody wakes it.
+const IDLE_LOOK: Duration = Duration::from_millis(100);

@@ -1,0 +1,516 @@
+//! Between protocols and engine: a request goes in, a stream of text comes out.
+//!
+//! Everything here runs on the io thread. One task, the dispatcher, owns the rings to the engine; handlers reach it through
+//! a bounded channel. Each request that is under way holds a reserved place in that channel, so its cancellation always fits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ringbuf::traits::{Consumer, Observer, Producer};
+use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::{Notify, Semaphore};
+
+use super::board::{Board, BoardReading};
+use super::engine_thread::{EngineHandle, ToEngine};
+use crate::limits;
+use crate::request::{
+    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits, Timings,
+    Usage,
+};
+use crate::sampler::splitmix;
+use crate::scheduler::{Event, Outcome};
+use crate::template::ChatTemplate;
+use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
+
+/// What the box serves, for lists and checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedModel {
+    /// Name in the APIs.
+    pub id: String,
+    /// When serving began, seconds since 1970.
+    pub created_unix_s: u64,
+    /// Positions of one sequence.
+    pub context_tokens_max: u32,
+}
+
+/// Text side of a model: what the io thread needs of it.
+pub struct TextModel {
+    /// Name, context.
+    pub served: ServedModel,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Chat template; the error says why chats are refused.
+    pub template: Result<ChatTemplate, String>,
+    /// Ceilings of a request.
+    pub limits: RequestLimits,
+}
+
+/// A cheap handle that all protocols share.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    text: TextModel,
+    commands: mpsc::Sender<Command>,
+    board: Arc<Board>,
+    /// Requests that may be under way at once; see `commands_max`.
+    places: Arc<Semaphore>,
+    next_id: AtomicU64,
+    seed: u64,
+    draining: AtomicBool,
+    /// Rung when a request ends, for who waits for the drain.
+    ended: Arc<Notify>,
+    places_max: usize,
+}
+
+enum Command {
+    Submit { request: ToEngine, id: RequestId, events: mpsc::Sender<Event> },
+    Cancel(RequestId),
+}
+
+/// Most requests under way: those that run, those that wait, and some that are about to be refused.
+pub fn requests_under_way_max(sequences_max: u32, queue_requests_max: u32) -> usize {
+    (sequences_max + queue_requests_max) as usize + 64
+}
+
+/// Requests and cancellations between gateway and engine: two for each request under way.
+pub fn commands_max(requests_under_way: usize) -> usize {
+    2 * requests_under_way
+}
+
+impl Gateway {
+    /// Starts the dispatcher on the current runtime.
+    ///
+    /// `seed` makes the seeds of requests that bring none: random in production, fixed in tests.
+    pub fn start(
+        text: TextModel,
+        engine: EngineHandle,
+        requests_under_way: usize,
+        seed: u64,
+    ) -> (Self, Dispatcher) {
+        let (commands, receiver) = mpsc::channel(commands_max(requests_under_way));
+        let board = engine.board.clone();
+        let ended = Arc::new(Notify::new());
+        let shared = Shared {
+            text,
+            commands,
+            board,
+            places: Arc::new(Semaphore::new(requests_under_way)),
+            next_id: AtomicU64::new(1),
+            seed,
+            draining: AtomicBool::new(false),
+            ended: ended.clone(),
+            places_max: requests_under_way,
+        };
+        let dispatcher = Dispatcher { engine, commands: receiver, routes: HashMap::new(), ended };
+        (Self { shared: Arc::new(shared) }, dispatcher)
+    }
+
+    /// What is served.
+    pub fn served(&self) -> &ServedModel {
+        &self.shared.text.served
+    }
+
+    /// Whether a token was really decoded, and new requests are taken.
+    pub fn ready(&self) -> bool {
+        self.shared.board.ready() && !self.draining()
+    }
+
+    /// Whether the box is going down.
+    pub fn draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Acquire)
+    }
+
+    /// Numbers for status.
+    pub fn status(&self) -> BoardReading {
+        self.shared.board.read()
+    }
+
+    /// Refuses new requests from here on.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    /// Waits until no request is under way.
+    pub async fn drained(&self) {
+        loop {
+            let ended = self.shared.ended.notified();
+            if self.shared.places.available_permits() == self.shared.places_max {
+                return;
+            }
+            // A generation gives its place back just after its end is seen, so look again now and then.
+            let _ = tokio::time::timeout(Duration::from_millis(20), ended).await;
+        }
+    }
+
+    /// Checks, tokenizes and submits a request. Returns once the engine gave it a place, or refused it.
+    pub async fn submit(&self, request: GenerateRequest) -> Result<Generation, Refusal> {
+        let shared = &self.shared;
+        if self.draining() {
+            let message = "the box is going down: try another one, or this one in a minute";
+            let refusal = Refusal::plain(RefusalKind::Draining, message);
+            return Err(Refusal { retry_after_ms: Some(60_000), ..refusal });
+        }
+        self.check_model(request.model.as_deref())?;
+        request.check(&shared.text.limits)?;
+        let Ok(place) = shared.places.clone().try_acquire_owned() else {
+            return Err(overloaded(1000));
+        };
+        let request = Arc::new(request);
+        let prompt = self.tokenize(request.clone()).await?;
+        let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
+        let seed = splitmix(shared.seed ^ id.0);
+        let submission = request.submission(id, prompt, seed, &shared.text.limits)?;
+        let prompt_tokens = u32::try_from(submission.prompt.len()).expect("checked");
+        let events_max = (submission.tokens_max as usize).min(limits::STREAM_TOKENS_BUFFERED_MAX);
+        let (events, receiver) = mpsc::channel(events_max + 8);
+        let closed = |_| Refusal::plain(RefusalKind::Internal, "the engine has stopped");
+        let cancel = shared.commands.clone().reserve_owned().await.map_err(closed)?;
+        let command = Command::Submit {
+            request: ToEngine::Submit(Box::new(submission)),
+            id,
+            events,
+        };
+        shared.commands.send(command).await.map_err(|_| closed(mpsc::error::SendError(())))?;
+        let mut generation = Generation {
+            gateway: self.clone(),
+            id,
+            cancel: Some(cancel),
+            events: receiver,
+            decoder: Decoder::new(),
+            stop: StopMatcher::new(&request.stop),
+            prompt_tokens,
+            completion_tokens: 0,
+            queued_before: 0,
+            started: None,
+            first_token: None,
+            queue: Duration::ZERO,
+            finished: None,
+            _place: place,
+        };
+        generation.wait_for_place().await?;
+        Ok(generation)
+    }
+
+    fn check_model(&self, model: Option<&str>) -> Result<(), Refusal> {
+        let served = &self.served().id;
+        match model {
+            None | Some("" | "default") => Ok(()),
+            Some(name) if name == served => Ok(()),
+            Some(name) => Err(Refusal {
+                param: Some("model".to_owned()),
+                ..Refusal::plain(
+                    RefusalKind::NoModel,
+                    format!("no model `{name}` here: this box serves `{served}` (or say `default`)"),
+                )
+            }),
+        }
+    }
+
+    /// Long prompts are tokenized off the io thread, which has streams to serve.
+    async fn tokenize(&self, request: Arc<GenerateRequest>) -> Result<Vec<u32>, Refusal> {
+        if prompt_bytes(&request.prompt) > limits::PROMPT_BYTES_MAX {
+            return Err(Refusal::bad_request(
+                "prompt",
+                format!("the prompt is larger than {} bytes", limits::PROMPT_BYTES_MAX),
+            ));
+        }
+        if prompt_bytes(&request.prompt) < TOKENIZE_INLINE_BYTES_MAX {
+            return self.shared.text.tokenize(&request.prompt);
+        }
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || shared.text.tokenize(&request.prompt))
+            .await
+            .map_err(|_| Refusal::plain(RefusalKind::Internal, "the tokenizer failed"))?
+    }
+}
+
+/// Prompts below this are tokenized where they arrive: about a millisecond of work.
+const TOKENIZE_INLINE_BYTES_MAX: usize = 4096;
+
+fn prompt_bytes(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Ids(ids) => 4 * ids.len(),
+        Prompt::Chat(messages) => messages.iter().map(|m| m.role.len() + m.content.len()).sum(),
+    }
+}
+
+fn overloaded(retry_after_ms: u64) -> Refusal {
+    Refusal {
+        retry_after_ms: Some(retry_after_ms),
+        ..Refusal::plain(
+            RefusalKind::Overloaded,
+            format!("all places are taken: come back in {retry_after_ms} ms"),
+        )
+    }
+}
+
+impl TextModel {
+    fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, Refusal> {
+        match prompt {
+            Prompt::Ids(ids) => Ok(ids.clone()),
+            Prompt::Text(text) => Ok(self.tokenizer.encode(text, Special::Plain, Bos::Add)),
+            Prompt::Chat(messages) => {
+                let refuse = |message: String| Refusal::bad_request("messages", message);
+                let template = self.template.as_ref().map_err(|why| refuse(why.clone()))?;
+                let text = template.render(messages).map_err(|e| refuse(e.to_string()))?;
+                // The template writes the beginning of the sequence itself where the model wants one.
+                Ok(self.tokenizer.encode(&text, Special::Parse, Bos::Omit))
+            }
+        }
+    }
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    /// Its prompt is being run.
+    Started {
+        /// How long it waited.
+        queue: Duration,
+    },
+    /// Text that can be shown: never half a character, never the beginning of a stop string.
+    Text {
+        /// May be empty while characters are incomplete.
+        text: String,
+        /// Tokens since the last piece.
+        token_ids: Vec<u32>,
+    },
+    /// The end.
+    Done {
+        /// Why.
+        finish: FinishReason,
+        /// What it cost.
+        usage: Usage,
+        /// Where the time went.
+        timings: Timings,
+    },
+    /// It broke off.
+    Failed(Refusal),
+}
+
+/// An answer under way. Dropping it cancels the request.
+pub struct Generation {
+    gateway: Gateway,
+    id: RequestId,
+    /// The reserved place of the cancellation; gone once the request ended.
+    cancel: Option<OwnedPermit<Command>>,
+    events: mpsc::Receiver<Event>,
+    decoder: Decoder,
+    stop: StopMatcher,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    queued_before: u32,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    queue: Duration,
+    /// What `next` returns before it returns `None` forever.
+    finished: Option<Option<Piece>>,
+    _place: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Generation {
+    /// Requests that waited before it when it was accepted.
+    pub fn queued_before(&self) -> u32 {
+        self.queued_before
+    }
+
+    /// The next piece; `None` after `Done` or `Failed`.
+    pub async fn next(&mut self) -> Option<Piece> {
+        if let Some(last) = &mut self.finished {
+            return last.take();
+        }
+        match self.events.recv().await {
+            Some(Event::Accepted { .. }) => unreachable!("taken by submit"),
+            Some(Event::Started { queue, .. }) => {
+                self.started = Some(Instant::now());
+                self.queue = queue;
+                Some(Piece::Started { queue })
+            }
+            Some(Event::Token { token, .. }) => Some(self.text(token)),
+            Some(Event::Ended { outcome, usage, timings, .. }) => {
+                Some(self.end(outcome, usage, timings))
+            }
+            None => {
+                self.finished = Some(None);
+                Some(Piece::Failed(Refusal::plain(
+                    RefusalKind::SlowConsumer,
+                    format!(
+                        "the reader fell {} tokens behind: read faster, or ask for fewer tokens",
+                        limits::STREAM_TOKENS_BUFFERED_MAX
+                    ),
+                )))
+            }
+        }
+    }
+
+    /// Waits for the engine's answer to the submission.
+    async fn wait_for_place(&mut self) -> Result<(), Refusal> {
+        match self.events.recv().await {
+            Some(Event::Accepted { queued_before, .. }) => {
+                self.queued_before = queued_before;
+                Ok(())
+            }
+            Some(Event::Ended { outcome: Outcome::Overloaded { retry_after_ms }, .. }) => {
+                self.cancel = None;
+                Err(overloaded(retry_after_ms))
+            }
+            other => {
+                let message = format!("the engine answered a submission with {other:?}");
+                Err(Refusal::plain(RefusalKind::Internal, message))
+            }
+        }
+    }
+
+    /// Decodes a token and those that wait behind it.
+    fn text(&mut self, first: u32) -> Piece {
+        let tokenizer = &self.gateway.shared.text.tokenizer;
+        self.first_token.get_or_insert_with(Instant::now);
+        let mut token_ids = vec![first];
+        let mut text = String::new();
+        let mut token = first;
+        loop {
+            self.completion_tokens += 1;
+            let outcome = self.stop.push(&self.decoder.push(tokenizer, token));
+            text.push_str(&outcome.emit);
+            if outcome.stopped {
+                self.stop_here();
+                break;
+            }
+            match self.events.try_recv() {
+                Ok(Event::Token { token: next, .. }) => {
+                    token_ids.push(next);
+                    token = next;
+                }
+                Ok(Event::Ended { outcome, usage, timings, .. }) => {
+                    let last = self.end(outcome, usage, timings);
+                    if let Piece::Text { text: rest, .. } = last {
+                        text.push_str(&rest);
+                    } else {
+                        self.finished = Some(Some(last));
+                    }
+                    break;
+                }
+                _ => break,
+            }
+        }
+        Piece::Text { text, token_ids }
+    }
+
+    /// The engine ended the request: what was held back comes out first, if there is any.
+    fn end(&mut self, outcome: Outcome, usage: Usage, timings: Timings) -> Piece {
+        self.cancel = None;
+        let done = match outcome {
+            Outcome::Stop => Piece::Done { finish: FinishReason::Stop, usage, timings },
+            Outcome::Length => Piece::Done { finish: FinishReason::Length, usage, timings },
+            Outcome::Cancelled | Outcome::Overloaded { .. } => Piece::Failed(Refusal::plain(
+                RefusalKind::Internal,
+                "the request was cancelled by the box",
+            )),
+        };
+        let held_back = self.stop.push(&self.decoder.finish());
+        let text = held_back.emit + &self.stop.finish();
+        if text.is_empty() {
+            self.finished = Some(None);
+            return done;
+        }
+        self.finished = Some(Some(done));
+        Piece::Text { text, token_ids: Vec::new() }
+    }
+
+    /// A stop string was met: the engine is told, and what it drew in the meantime is not shown.
+    /// The engine's own times would come a step late, so these are measured here.
+    fn stop_here(&mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            cancel.send(Command::Cancel(self.id));
+        }
+        let usage = Usage {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            cached_tokens: 0,
+        };
+        let now = Instant::now();
+        let first = self.first_token.unwrap_or(now);
+        let timings = Timings {
+            queue: self.queue,
+            prefill: self.started.map_or(Duration::ZERO, |started| first - started),
+            decode: now - first,
+        };
+        let done = Piece::Done { finish: FinishReason::Stop, usage, timings };
+        self.finished = Some(Some(done));
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            cancel.send(Command::Cancel(self.id));
+        }
+    }
+}
+
+/// Owns the rings: passes commands to the engine and events to their streams.
+pub struct Dispatcher {
+    engine: EngineHandle,
+    commands: mpsc::Receiver<Command>,
+    routes: HashMap<RequestId, mpsc::Sender<Event>>,
+    ended: Arc<Notify>,
+}
+
+impl Dispatcher {
+    /// Runs until the last `Gateway` and `Generation` are gone, then stops the engine.
+    pub async fn run(mut self) {
+        let bell = self.engine.bell.clone();
+        loop {
+            tokio::select! {
+                () = bell.notified() => self.pass_events(),
+                // A full ring holds commands back until the engine, which rings the bell, has taken some.
+                command = self.commands.recv(), if !self.engine.requests.is_full() => match command {
+                    Some(command) => self.pass_command(command),
+                    None => break,
+                },
+            }
+        }
+        self.engine.stop();
+    }
+
+    fn pass_command(&mut self, command: Command) {
+        let request = match command {
+            Command::Submit { request, id, events } => {
+                self.routes.insert(id, events);
+                request
+            }
+            Command::Cancel(id) => ToEngine::Cancel(id),
+        };
+        let pushed = self.engine.requests.try_push(request);
+        assert!(pushed.is_ok(), "room was checked before the command was taken");
+        self.engine.wake();
+    }
+
+    fn pass_events(&mut self) {
+        while let Some(event) = self.engine.events.try_pop() {
+            let (id, last) = match &event {
+                Event::Accepted { id, .. } | Event::Started { id, .. } | Event::Token { id, .. } => {
+                    (*id, false)
+                }
+                Event::Ended { submission, .. } => (submission.id, true),
+            };
+            // A stream that is full or gone is left alone: its reader finds the channel closed, its drop cancels.
+            let lost = match self.routes.get(&id) {
+                Some(route) => route.try_send(event).is_err(),
+                None => false,
+            };
+            if lost || last {
+                self.routes.remove(&id);
+            }
+            if last {
+                self.ended.notify_waiters();
+            }
+        }
+    }
+}

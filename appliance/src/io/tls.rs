@@ -1,0 +1,92 @@
+//! Certificates. On loopback the box makes its own at each start, and leaves the public half where `ask` finds it.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// A certificate chain and its key.
+pub struct Identity {
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+    /// The leaf in PEM, for clients to trust.
+    pub certificate_pem: String,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Making it failed.
+    #[error("cannot make the loopback certificate: {0}")]
+    Generate(#[from] rcgen::Error),
+    /// Writing it failed.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The folder belongs to somebody else, who could swap the certificate.
+    #[error("{} belongs to another user: remove it, or set XDG_RUNTIME_DIR to a folder of your own", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+impl Identity {
+    /// A self-signed certificate for names and addresses of this machine alone.
+    pub fn loopback() -> Result<Self, IdentityError> {
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let certificate = CertificateParams::new(names)?.self_signed(&key)?;
+        Ok(Self {
+            chain: vec![certificate.der().clone()],
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            certificate_pem: certificate.pem(),
+        })
+    }
+}
+
+/// Where the certificate of a loopback server on this UDP port lies.
+pub fn loopback_certificate_path(port: u16) -> PathBuf {
+    runtime_folder().join(format!("loopback-{port}.pem"))
+}
+
+/// Puts the certificate in its place, atomically, in a folder that only this user can change.
+pub fn publish_loopback_certificate(pem: &str, port: u16) -> Result<PathBuf, IdentityError> {
+    let path = loopback_certificate_path(port);
+    let folder = runtime_folder();
+    let failed = |source| IdentityError::Write { path: path.clone(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+    if fs::metadata(&folder).map_err(failed)?.uid() != user().map_err(failed)? {
+        return Err(IdentityError::Foreign { path: folder });
+    }
+    let fresh = path.with_extension(format!("{}.new", std::process::id()));
+    let mut options = fs::OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let write = |at: &Path| options.open(at)?.write_all(pem.as_bytes());
+    write(&fresh).and_then(|()| fs::rename(&fresh, &path)).map_err(failed)?;
+    Ok(path)
+}
+
+/// systemd's folder of the service, the session's, or one in /tmp that carries the user's number.
+fn runtime_folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("RUNTIME_DIRECTORY") {
+        return folder.into();
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(folder) => PathBuf::from(folder).join("outstation"),
+        None => PathBuf::from(format!("/tmp/outstation-{}", user().unwrap_or_default())),
+    }
+}
+
+fn user() -> std::io::Result<u32> {
+    Ok(fs::metadata("/proc/self")?.uid())
+}

@@ -1,0 +1,43 @@
+//! Read-only maps of model files. The one place where a file's bytes become a slice without a copy.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+/// Why a model file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The file cannot be opened or mapped.
+    #[error("cannot read model {}: {source}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nothing in it.
+    #[error("model {} is empty: copy it again", path.display())]
+    Empty {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// Maps a file read-only. Pages come in as they are touched and can be given back, so the map costs no memory of its own.
+#[expect(unsafe_code, reason = "a map is the only way to serve weights larger than half of memory")]
+pub fn map(path: &Path) -> Result<Mmap, WeightsError> {
+    let open = |source| WeightsError::Open { path: path.to_owned(), source };
+    let file = File::open(path).map_err(open)?;
+    let metadata = file.metadata().map_err(open)?;
+    if metadata.is_dir() {
+        return Err(open(std::io::Error::other("it is a folder: name the .gguf file in it")));
+    }
+    if metadata.len() == 0 {
+        return Err(WeightsError::Empty { path: path.to_owned() });
+    }
+    // SAFETY: the map is private and read-only, and nobody gets it as `&mut`. The callee's condition is that the file does
+    // not change underneath. Model files are put in place by rename and never written again (the OTA slots enforce that);
+    // whoever truncates a served model by hand ends this process with SIGBUS, which systemd answers with a restart.
+    unsafe { Mmap::map(&file) }.map_err(open)
+}

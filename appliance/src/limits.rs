@@ -1,0 +1,50 @@
+//! Ceilings: the largest value each knob may take, with the reason, and proof that they agree.
+//!
+//! A limit here bounds memory or work that one outsider can cause. What a box really reserves follows from its
+//! configuration and model, and is counted by `budget`.
+
+/// Positions in one KV block. Larger wastes more of each sequence's last block, smaller makes longer block tables.
+pub const KV_BLOCK_POSITIONS: u32 = 32;
+
+/// Positions of one sequence. Long enough for every published model; a block table of it stays under 128 KiB.
+pub const CONTEXT_POSITIONS_MAX: u32 = 1 << 20;
+
+/// Sequences that run at once. One step carries a token of each, so this is also the widest decode.
+pub const SEQUENCES_MAX: u32 = 256;
+
+/// Requests that wait for a place. Waiting costs their prompt's token ids and nothing else.
+pub const QUEUE_REQUESTS_MAX: u32 = 4096;
+
+/// Tokens of one engine step, prompt and decode together. Workspaces are proportional to it.
+pub const STEP_COLUMNS_MAX: u32 = 4096;
+
+/// Bytes of one request's prompt or message list, over any transport. 4 MiB of text is about a million tokens.
+pub const PROMPT_BYTES_MAX: usize = 4 << 20;
+
+/// Stop strings of one request: what OpenAI's API allows.
+pub const STOP_STRINGS_MAX: usize = 4;
+
+/// Bytes of one stop string. The end of a stream is held back by at most this much.
+pub const STOP_STRING_BYTES_MAX: usize = 256;
+
+/// Entries of one request's logit bias. OpenAI documents no ceiling; 300 is what its API accepts.
+pub const LOGIT_BIAS_MAX: usize = 300;
+
+/// Tokens that wait for one slow reader before its request ends with `SlowConsumer`.
+pub const STREAM_TOKENS_BUFFERED_MAX: usize = 4096;
+
+/// Connections over QUIC at once. Each may hold its windows, so the product is a line of the budget.
+pub const CONNECTIONS_MAX: u32 = 4096;
+
+/// Threads of the kernel team.
+pub const THREADS_MAX: u32 = 64;
+
+const _: () = assert!(CONTEXT_POSITIONS_MAX.is_multiple_of(KV_BLOCK_POSITIONS));
+const _: () = assert!(
+    SEQUENCES_MAX <= STEP_COLUMNS_MAX,
+    "every running sequence decodes in each step"
+);
+const _: () = assert!(
+    usize::BITS == 64,
+    "file offsets and pool indexes share one type"
+);

@@ -1,0 +1,371 @@
+//! A request as the box understands it, whatever protocol brought it, and what can be said about its fate.
+
+use std::time::Duration;
+
+use crate::limits;
+
+/// What one user asked for, in protocol-neutral form.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerateRequest {
+    /// Name of the model; `None` is whatever the box serves.
+    pub model: Option<String>,
+    /// What to continue.
+    pub prompt: Prompt,
+    /// Most tokens to generate; `None` is as many as the context has room for.
+    pub max_tokens: Option<u32>,
+    /// Tokens before which the end of the sequence is not drawn.
+    pub min_tokens: u32,
+    /// Continue past the end-of-sequence token; for benchmarks.
+    pub ignore_eos: bool,
+    /// How the next token is drawn.
+    pub sampling: Sampling,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// The forms in which a prompt may come.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// Plain text, tokenized without a template.
+    Text(String),
+    /// Token ids, used as they are.
+    Ids(Vec<u32>),
+    /// A conversation, rendered by the model's chat template.
+    Chat(Vec<ChatMessage>),
+}
+
+impl Default for Prompt {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant` or what else the template knows.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+/// How the next token is drawn from the model's distribution.
+///
+/// Order: logit bias, repetition penalty, presence and frequency penalty, temperature, top-k, top-p, min-p, as vLLM has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy: the likeliest token, ties to the lowest id.
+    pub temperature: f32,
+    /// Keep the k likeliest; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the likeliest tokens that together reach this probability; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens less likely than this share of the likeliest; 0 drops none.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of every token seen in prompt or answer; 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logit of each token in the answer so far.
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit for each time it stands in the answer so far.
+    pub frequency_penalty: f32,
+    /// Seed of this request's generator; `None` draws one.
+    pub seed: Option<u64>,
+    /// Added to the logits of the tokens named.
+    pub logit_bias: Vec<(u32, f32)>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: None,
+            logit_bias: Vec::new(),
+        }
+    }
+}
+
+impl Sampling {
+    /// The likeliest token each time.
+    pub fn greedy() -> Self {
+        Self {
+            temperature: 0.0,
+            ..Self::default()
+        }
+    }
+}
+
+/// Identifies a request inside this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// A request that has been checked and tokenized: what crosses to the engine thread.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// Its identity in events and cancellations.
+    pub id: RequestId,
+    /// Token ids of the prompt; never empty.
+    pub prompt: Vec<u32>,
+    /// Most tokens to generate; at least one.
+    pub tokens_max: u32,
+    /// Tokens before which the end of the sequence is not drawn.
+    pub tokens_min: u32,
+    /// Continue past the end-of-sequence token.
+    pub ignore_eos: bool,
+    /// How the next token is drawn.
+    pub sampling: Sampling,
+    /// Seed of the generator.
+    pub seed: u64,
+}
+
+/// What the model can take, against which a request is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// Positions of one sequence: prompt and answer together.
+    pub context_tokens_max: u32,
+    /// Token ids are below this.
+    pub vocabulary: u32,
+}
+
+impl GenerateRequest {
+    /// Checks everything that needs no tokenizer.
+    pub fn check(&self, limits: &RequestLimits) -> Result<(), Refusal> {
+        let bad = |param: &str, message: String| Err(Refusal::bad_request(param, message));
+        if self.max_tokens == Some(0) {
+            return bad(
+                "max_tokens",
+                "max_tokens is 0: ask for at least one token".into(),
+            );
+        }
+        if self.stop.len() > limits::STOP_STRINGS_MAX {
+            return bad(
+                "stop",
+                format!(
+                    "{} stop strings, at most {} are allowed",
+                    self.stop.len(),
+                    limits::STOP_STRINGS_MAX
+                ),
+            );
+        }
+        for stop in &self.stop {
+            if stop.is_empty() || stop.len() > limits::STOP_STRING_BYTES_MAX {
+                return bad(
+                    "stop",
+                    format!(
+                        "a stop string of {} bytes: it must have 1 to {} bytes",
+                        stop.len(),
+                        limits::STOP_STRING_BYTES_MAX
+                    ),
+                );
+            }
+        }
+        self.sampling.check(limits)
+    }
+
+    /// Makes the submission once the prompt is tokenized.
+    ///
+    /// Errors: an empty prompt, ids outside the vocabulary, a prompt that leaves no room for an answer.
+    pub fn submission(
+        &self,
+        id: RequestId,
+        prompt: Vec<u32>,
+        seed: u64,
+        limits: &RequestLimits,
+    ) -> Result<Submission, Refusal> {
+        if prompt.is_empty() {
+            return Err(Refusal::bad_request(
+                "prompt",
+                "the prompt has no tokens: send at least one".into(),
+            ));
+        }
+        if let Some(stray) = prompt.iter().find(|&&token| token >= limits.vocabulary) {
+            return Err(Refusal::bad_request(
+                "prompt",
+                format!(
+                    "token id {stray} is outside of the model's vocabulary of {}",
+                    limits.vocabulary
+                ),
+            ));
+        }
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let wanted = self.max_tokens.unwrap_or(1);
+        if prompt_tokens.saturating_add(wanted) > limits.context_tokens_max {
+            return Err(Refusal::context_overflow(
+                prompt_tokens,
+                wanted,
+                limits.context_tokens_max,
+            ));
+        }
+        let tokens_max = self
+            .max_tokens
+            .unwrap_or(limits.context_tokens_max - prompt_tokens);
+        if self.min_tokens > tokens_max {
+            return Err(Refusal::bad_request(
+                "min_tokens",
+                format!(
+                    "min_tokens {} is more than the {tokens_max} tokens allowed",
+                    self.min_tokens
+                ),
+            ));
+        }
+        Ok(Submission {
+            id,
+            prompt,
+            tokens_max,
+            tokens_min: self.min_tokens,
+            ignore_eos: self.ignore_eos,
+            sampling: self.sampling.clone(),
+            seed: self.sampling.seed.unwrap_or(seed),
+        })
+    }
+}
+
+impl Sampling {
+    fn check(&self, limits: &RequestLimits) -> Result<(), Refusal> {
+        let within = |param: &str, value: f32, low: f32, high: f32| {
+            if value.is_finite() && (low..=high).contains(&value) {
+                return Ok(());
+            }
+            Err(Refusal::bad_request(
+                param,
+                format!("{param} is {value}: it must be from {low} to {high}"),
+            ))
+        };
+        within("temperature", self.temperature, 0.0, 100.0)?;
+        within("top_p", self.top_p, 0.0, 1.0)?;
+        within("min_p", self.min_p, 0.0, 1.0)?;
+        within("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
+        within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
+        within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)?;
+        if self.logit_bias.len() > limits::LOGIT_BIAS_MAX {
+            return Err(Refusal::bad_request(
+                "logit_bias",
+                format!(
+                    "logit_bias has {} entries, at most {} are allowed",
+                    self.logit_bias.len(),
+                    limits::LOGIT_BIAS_MAX
+                ),
+            ));
+        }
+        for &(token, bias) in &self.logit_bias {
+            within("logit_bias", bias, -100.0, 100.0)?;
+            if token >= limits.vocabulary {
+                return Err(Refusal::bad_request(
+                    "logit_bias",
+                    format!(
+                        "logit_bias names token {token}, the vocabulary has {}",
+                        limits.vocabulary
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The end of the sequence, or a stop string.
+    Stop,
+    /// `max_tokens`, or the end of the context.
+    Length,
+}
+
+/// Tokens that a request cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens generated.
+    pub completion_tokens: u32,
+    /// Tokens of the prompt that needed no work.
+    pub cached_tokens: u32,
+}
+
+/// Where a request's time went, measured inside the box.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Arrival to the first step that carried a token of it.
+    pub queue: Duration,
+    /// That step to the first token.
+    pub prefill: Duration,
+    /// First token to last.
+    pub decode: Duration,
+}
+
+/// A request that will not be served, and what its sender can do about it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What kind of no.
+    pub kind: RefusalKind,
+    /// What happened, the numbers, what to do.
+    pub message: String,
+    /// When to come back, where that helps.
+    pub retry_after_ms: Option<u64>,
+    /// The field at fault.
+    pub param: Option<String>,
+}
+
+/// Kinds of refusal; each protocol maps them to its own codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The request is wrong and will stay wrong.
+    BadRequest,
+    /// No such model here.
+    NoModel,
+    /// Prompt and answer do not fit the context.
+    ContextOverflow,
+    /// No place now; come back after `retry_after_ms`.
+    Overloaded,
+    /// The box is going down; go elsewhere or come back.
+    Draining,
+    /// The reader did not keep up with its stream.
+    SlowConsumer,
+    /// Our fault.
+    Internal,
+}
+
+impl Refusal {
+    /// A refusal that names the field at fault.
+    pub fn bad_request(param: &str, message: String) -> Self {
+        Self {
+            kind: RefusalKind::BadRequest,
+            message,
+            retry_after_ms: None,
+            param: Some(param.to_owned()),
+        }
+    }
+
+    /// The prompt is too long; both numbers are said.
+    pub fn context_overflow(prompt_tokens: u32, wanted: u32, context_tokens_max: u32) -> Self {
+        Self {
+            kind: RefusalKind::ContextOverflow,
+            message: format!(
+                "the prompt has {prompt_tokens} tokens and {wanted} more are asked for, the context has \
+                 {context_tokens_max}: shorten the prompt or lower max_tokens"
+            ),
+            retry_after_ms: None,
+            param: Some("prompt".to_owned()),
+        }
+    }
+
+    /// A refusal without a field.
+    pub fn plain(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            retry_after_ms: None,
+            param: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+use super::*;
+
+fn draw_many(sampling: &Sampling, logits: &[f32], draws: u32) -> Vec<u32> {
+    let vocabulary = u32::try_from(logits.len()).unwrap();
+    let mut space = SamplerSpace::new(vocabulary);
+    let mut rng = Generator::new(5);
+    let mut counts = vec![0; logits.len()];
+    for _ in 0..draws {
+        let drawing = Drawing {
+            sampling,
+            history: &[],
+            prompt_tokens: 0,
+            forbidden: &[],
+        };
+        counts[space.draw(&mut logits.to_vec(), &drawing, &mut rng) as usize] += 1;
+    }
+    counts
+}
+
+/// Softmax weights of 1, 2, 4, 8, 16 over 31.
+fn doubling() -> Vec<f32> {
+    (0..5u8)
+        .map(|i| f32::from(i) * std::f32::consts::LN_2)
+        .collect()
+}
+
+#[test]
+fn greedy_takes_the_first_of_equals_and_never_nan() {
+    assert_eq!(argmax(&[1.0, 3.0, f32::NAN, 3.0]), 1);
+    assert_eq!(argmax(&[f32::NAN, f32::NEG_INFINITY]), 0);
+}
+
+#[test]
+fn frequencies_follow_the_softmax() {
+    let counts = draw_many(&Sampling::default(), &doubling(), 31_000);
+    for (token, &count) in (0u32..).zip(&counts) {
+        let expected = 1000.0 * f64::from(1u32 << token);
+        // Binomial: five standard deviations.
+        let bound = 5.0 * (expected * (1.0 - expected / 31_000.0)).sqrt();
+        assert!(
+            (f64::from(count) - expected).abs() < bound,
+            "token {token}: {count}, expected {expected}"
+        );
+    }
+}
+
+#[test]
+fn temperature_sharpens() {
+    let sharp = Sampling {
+        temperature: 0.25,
+        ..Sampling::default()
+    };
+    // Weights 1, 16, 256, 4096, 65536: the last has 15/16 of the mass.
+    let counts = draw_many(&sharp, &doubling(), 10_000);
+    assert!((9_200..9_550).contains(&counts[4]), "{counts:?}");
+}
+
+#[test]
+fn cuts_keep_exactly_the_likeliest() {
+    let kept = |sampling: &Sampling| -> Vec<usize> {
+        let counts = draw_many(sampling, &doubling(), 5_000);
+        (0..5).filter(|&i| counts[i] > 0).collect()
+    };
+    let base = Sampling::default;
+    assert_eq!(kept(&Sampling { top_k: 2, ..base() }), [3, 4]);
+    assert_eq!(
+        kept(&Sampling {
+            top_p: 0.5,
+            ..base()
+        }),
+        [4],
+        "16 of 31 is past one half"
+    );
+    assert_eq!(
+        kept(&Sampling {
+            top_p: 0.6,
+            ..base()
+        }),
+        [3, 4]
+    );
+    assert_eq!(
+        kept(&Sampling {
+            min_p: 0.2,
+            ..base()
+        }),
+        [2, 3, 4],
+        "4/16 stays, 2/16 goes"
+    );
+    assert_eq!(
+        kept(&Sampling {
+            top_k: 3,
+            top_p: 0.5,
+            ..base()
+        }),
+        [4],
+        "16 of the 28 that top-k left"
+    );
+    assert_eq!(
+        kept(&Sampling {
+            top_p: 0.0,
+            ..base()
+        }),
+        [4],
+        "one is always left"
+    );
+}
+
+#[test]
+fn a_wide_nucleus_widens_the_window() {
+    let logits: Vec<f32> = (0..1000u16).map(|i| f32::from(i) * 1e-4).collect();
+    let sampling = Sampling {
+        top_p: 0.9,
+        ..Sampling::default()
+    };
+    let counts = draw_many(&sampling, &logits, 20_000);
+    let drawn = counts.iter().filter(|&&c| c > 0).count();
+    // Of nearly equal weights the likeliest ~895 make nine tenths.
+    assert!((880..=905).contains(&drawn), "{drawn}");
+    assert_eq!(
+        counts[..90].iter().sum::<u32>(),
+        0,
+        "the unlikely tail is cut"
+    );
+}
+
+#[test]
+fn penalties_count_prompt_and_answer_as_documented() {
+    let sampling = Sampling {
+        repetition_penalty: 2.0,
+        presence_penalty: 0.5,
+        frequency_penalty: 0.25,
+        temperature: 0.0,
+        ..Sampling::default()
+    };
+    let mut space = SamplerSpace::new(4);
+    let mut logits = [4.0, -4.0, 4.0, 1.0];
+    let drawing = Drawing {
+        sampling: &sampling,
+        history: &[1, 1, 2, 2, 2],
+        prompt_tokens: 2,
+        forbidden: &[0],
+    };
+    let token = space.draw(&mut logits, &drawing, &mut Generator::new(0));
+    // Token 1 only in the prompt: -4 * 2. Token 2 three times in the answer: 4 / 2 - 3 * 0.25 - 0.5.
+    assert_eq!(logits, [f32::NEG_INFINITY, -8.0, 0.75, 1.0]);
+    assert_eq!(token, 3);
+    assert!(space.seen.iter().all(|&s| !s), "marks are cleared");
+}
+
+#[test]
+fn the_same_seed_draws_the_same() {
+    let logits = doubling();
+    let draw = |seed| {
+        let mut rng = Generator::new(seed);
+        let mut space = SamplerSpace::new(5);
+        let sampling = Sampling::default();
+        let drawing = Drawing {
+            sampling: &sampling,
+            history: &[],
+            prompt_tokens: 0,
+            forbidden: &[],
+        };
+        (0..64)
+            .map(|_| space.draw(&mut logits.clone(), &drawing, &mut rng))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(1), draw(2));
+}
