@@ -24,3 +24,5 @@ pub mod request;
 pub mod sampler;
 pub mod scheduler;
 pub mod station;
+pub mod template;
+pub mod tokenizer;
