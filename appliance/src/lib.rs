@@ -10,8 +10,6 @@
 #![deny(unsafe_code)]
 
 pub mod budget;
-#[cfg(feature = "io")]
-pub mod cli;
 pub mod config;
 pub mod engine;
 #[cfg(feature = "io")]
@@ -19,7 +17,6 @@ pub mod io;
 pub mod kv;
 pub mod limits;
 pub mod model;
-
 pub mod request;
 pub mod sampler;
 pub mod scheduler;

@@ -41,8 +41,18 @@ impl Golden {
     fn engine(&self, isa: Isa, threads: usize, columns_max: usize) -> CpuEngine {
         let bytes = std::fs::read(self.folder.join(&self.model)).unwrap();
         let model = Model::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
-        let size = EngineSize { columns_max, logits_rows_max: columns_max, kv_blocks: 16 };
-        CpuEngine::new(model, Box::new(bytes), isa, Team::new(threads, Pin::Free), size)
+        let size = EngineSize {
+            columns_max,
+            logits_rows_max: columns_max,
+            kv_blocks: 16,
+        };
+        CpuEngine::new(
+            model,
+            Box::new(bytes),
+            isa,
+            Team::new(threads, Pin::Free),
+            size,
+        )
     }
 
     /// Logits of every prompt token, run in chunks.
@@ -57,7 +67,12 @@ impl Golden {
         for part in columns.chunks(chunk) {
             plan.clear();
             for &(position, &token) in part {
-                plan.push(PlanColumn { sequence: 0, token, position, logits: true });
+                plan.push(PlanColumn {
+                    sequence: 0,
+                    token,
+                    position,
+                    logits: true,
+                });
             }
             engine.step(&plan, pool.tables());
             for row in 0..part.len() {
@@ -126,18 +141,27 @@ fn check(golden: &Golden) -> String {
         .zip(&golden.greedy_32)
         .take_while(|(ours, theirs)| ours == theirs)
         .count();
-    assert!(beside_theirs <= golden.bound(), "{}: {beside_theirs:.2e} from llama.cpp", golden.model);
+    assert!(
+        beside_theirs <= golden.bound(),
+        "{}: {beside_theirs:.2e} from llama.cpp",
+        golden.model
+    );
     assert!(
         ours_from_exact <= theirs_from_exact,
         "{}: {ours_from_exact:.2e} from exact, llama.cpp {theirs_from_exact:.2e}",
         golden.model
     );
     let kind = golden.model.trim_end_matches(".gguf");
-    format!("| {kind} | {beside_theirs:.1e} | {ours_from_exact:.1e} | {theirs_from_exact:.1e} | {same} |")
+    format!(
+        "| {kind} | {beside_theirs:.1e} | {ours_from_exact:.1e} | {theirs_from_exact:.1e} | {same} |"
+    )
 }
 
 fn print_table(goldens: &[Golden]) {
-    println!("| model ({}) | from llama.cpp | from exact | llama.cpp from exact | equal greedy tokens |", isa::detect());
+    println!(
+        "| model ({}) | from llama.cpp | from exact | llama.cpp from exact | equal greedy tokens |",
+        isa::detect()
+    );
     println!("|---|---|---|---|---|");
     for golden in goldens {
         println!("{}", check(golden));
@@ -146,7 +170,9 @@ fn print_table(goldens: &[Golden]) {
 
 #[test]
 fn every_golden_model_agrees() {
-    let Some(folder) = shared("golden") else { return };
+    let Some(folder) = shared("golden") else {
+        return;
+    };
     let goldens = Golden::read_index(&folder);
     assert_eq!(goldens.len(), 22);
     print_table(&goldens);
@@ -167,7 +193,11 @@ fn logits_do_not_depend_on_batch_or_threads() {
         for (threads, chunk) in [(1, 128), (2, 1), (1, 5), (2, 33)] {
             let cut = golden.logits(isa::detect(), threads, chunk);
             let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert!(bits(&whole) == bits(&cut), "{}: {threads} threads, chunks of {chunk}", golden.model);
+            assert!(
+                bits(&whole) == bits(&cut),
+                "{}: {threads} threads, chunks of {chunk}",
+                golden.model
+            );
         }
     }
 }

@@ -83,10 +83,7 @@ fn parse(
     let gguf = Gguf::parse(file)?;
     let model = Model::from_gguf(&gguf)?;
     let vocabulary = Vocabulary::from_gguf(&gguf)?;
-    let tokenizer = match tokenizer_json {
-        Some(json) => Tokenizer::from_json(json, &vocabulary)?,
-        None => Tokenizer::new(&vocabulary)?,
-    };
+    let tokenizer = Tokenizer::new(&vocabulary)?;
     if tokenizer.vocab_size() != model.dims.vocabulary as usize {
         return Err(Failure::new(
             exit::BAD_INPUT,
@@ -101,12 +98,9 @@ fn parse(
         file_bytes: file.len() as u64,
         vocabulary_text_bytes: vocabulary.tokens.iter().map(|t| t.len() as u64).sum(),
     };
-    let template = match template_text.or(vocabulary.chat_template) {
-        Some(text) => Ok(ChatTemplate::new(&text, tokenizer.bos_eos_text())?),
-        None => Err("this model has no chat template: use /v1/completions, or set \
-                     model.chat_template_file"
-            .to_owned()),
-    };
+    let template = template_text.or(vocabulary.chat_template);
+    let (bos, eos) = tokenizer.bos_eos_text();
+    let template = ChatTemplate::new(template.as_deref(), &bos, &eos).map_err(|e| e.to_string());
     Ok(Loaded { name, bytes, model, tokenizer, template, sizes })
 }
 
