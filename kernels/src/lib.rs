@@ -1,1 +1,46 @@
-//! Arithmetic on slices.
+//! Arithmetic on slices: quantized matmul, attention, norms.
+//!
+//! The crate knows shapes, not models or requests. [`Kernels`] owns an instruction set ([`Isa`]) and a fixed [`Team`] of
+//! threads; its methods are the operations. Shapes are asserted where an operation starts, so the kernels below return
+//! nothing, and no operation allocates after [`Kernels::new`].
+//!
+//! ```text
+//!  ops        asserts shapes, splits work over the team, picks the instruction set
+//!   ├─ portable   the oracle: exact weights, f32 activations, sums in f64
+//!   └─ avx2       int8 activations, weights unpacked once per row   ── avx512 replaces its integer dot product
+//!  quant      what a block means: unpack, quantize, random rows
+//! ```
+//!
+//! `docs/kernels.md` has layouts, error bounds and measurements.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_lossless,
+    reason = "arithmetic on codes: each width is chosen so that the value fits, and tests hold it"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "a body must be inlined into its caller to be compiled with the caller's instruction set"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod disjoint;
+mod dispatch;
+pub mod isa;
+pub mod ops;
+mod portable;
+pub mod quant;
+pub mod team;
+
+pub use isa::Isa;
+pub use ops::{
+    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvLayer, KvLayerMut, KvSlot,
+    Matrix, Query, RopeStyle, argmax, rope_table,
+};
+pub use quant::Format;
+pub use team::{Pin, Team, Worker};

@@ -1,0 +1,56 @@
+//! Kernels for AVX2, FMA and F16C.
+//!
+//! `#[target_feature]` functions are safe to write and to call from each other; what stays unsafe is loads and stores
+//! through pointers, which the two helpers here wrap. Bodies without intrinsics are plain loops that the compiler
+//! vectorizes for these instruction sets.
+
+#![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
+
+mod attention;
+mod dot;
+mod rows;
+mod unpack;
+
+use std::arch::x86_64::{
+    __m128i, __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
+    _mm_movehdup_ps, _mm_movehl_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256,
+};
+
+pub(crate) use attention::attention;
+pub(crate) use dot::{dot_codes, dot_floats, dot_mins};
+pub(crate) use rows::{
+    add, gelu_tanh_mul, quantize_column, rms_norm, rms_norm_in_place, rope_adjacent, rope_halves,
+    silu_mul, sum_words,
+};
+pub(crate) use unpack::{convert_row, unpack_row};
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_ps(x: &[f32; 8]) -> __m256 {
+    // SAFETY: 32 readable bytes; the load is unaligned.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_32(x: &[u8; 32]) -> __m256i {
+    // SAFETY: 32 readable bytes; the load is unaligned.
+    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_16(x: &[u8; 16]) -> __m128i {
+    // SAFETY: 16 readable bytes; the load is unaligned.
+    unsafe { _mm_loadu_si128(x.as_ptr().cast()) }
+}
+
+/// The sum of eight lanes, in one order: (0+4, 1+5, 2+6, 3+7), then halves again.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn sum_lanes(x: __m256) -> f32 {
+    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+}

@@ -1,0 +1,182 @@
+//! One `match` per kernel: which instruction set runs it.
+//!
+//! `Kernels::new` asserted that the machine has its `isa`, and nothing else passes one on, which is what each unsafe
+//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere.
+
+#![allow(
+    unsafe_code,
+    reason = "calling a function compiled for an instruction set is unsafe"
+)]
+
+use crate::isa::Isa;
+use crate::ops::{AttentionShape, Column, KvLayer, PlaneRow, Query};
+use crate::portable;
+use crate::quant::{Format, Plane};
+
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2, avx512};
+
+/// Wrapping sum of 64-bit words.
+pub(crate) fn sum_words(isa: Isa, buffer: &[u8]) -> u64 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::sum_words(buffer) },
+        _ => portable::sum_words(buffer),
+    }
+}
+
+/// See `portable::rms_norm`.
+pub(crate) fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::rms_norm(x, weight, eps, y) },
+        _ => portable::rms_norm(x, weight, eps, y),
+    }
+}
+
+/// See `portable::rms_norm_in_place`.
+pub(crate) fn rms_norm_in_place(isa: Isa, x: &mut [f32], weight: &[f32], eps: f32) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::rms_norm_in_place(x, weight, eps) },
+        _ => portable::rms_norm_in_place(x, weight, eps),
+    }
+}
+
+/// `y += x`
+pub(crate) fn add(isa: Isa, y: &mut [f32], x: &[f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::add(y, x) },
+        _ => portable::add(y, x),
+    }
+}
+
+/// See `portable::silu_mul`.
+pub(crate) fn silu_mul(isa: Isa, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::silu_mul(gate, up, y) },
+        _ => portable::silu_mul(gate, up, y),
+    }
+}
+
+/// See `portable::gelu_tanh_mul`.
+pub(crate) fn gelu_tanh_mul(isa: Isa, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::gelu_tanh_mul(gate, up, y) },
+        _ => portable::gelu_tanh_mul(gate, up, y),
+    }
+}
+
+/// See `portable::rope_adjacent`.
+pub(crate) fn rope_adjacent(isa: Isa, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::rope_adjacent(head, cos, sin) },
+        _ => portable::rope_adjacent(head, cos, sin),
+    }
+}
+
+/// See `portable::rope_halves`.
+pub(crate) fn rope_halves(isa: Isa, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::rope_halves(head, cos, sin) },
+        _ => portable::rope_halves(head, cos, sin),
+    }
+}
+
+/// See `portable::attention`.
+pub(crate) fn attention(
+    isa: Isa,
+    shape: &AttentionShape,
+    q: &[f32],
+    kv: &KvLayer<'_>,
+    kv_head: usize,
+    query: (&Query, &[u32]),
+    out: &mut [f32],
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::attention(shape, q, kv, kv_head, query, out) },
+        _ => portable::attention(shape, q, kv, kv_head, query, out),
+    }
+}
+
+/// See `Kernels::load`. Portable matmul needs no codes.
+pub(crate) fn quantize_column(
+    isa: Isa,
+    x: &[f32],
+    codes: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [f32],
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::quantize_column(x, codes, scales, sums) },
+        _ => (),
+    }
+}
+
+/// Unpacks a row of weights.
+pub(crate) fn unpack_row(isa: Isa, format: Format, row: &[u8], plane: Plane<'_>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2 and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::unpack_row(format, row, plane) },
+        _ => crate::quant::unpack_row(format, row, plane),
+    }
+}
+
+/// A row of float weights as f32.
+pub(crate) fn convert_row(isa: Isa, format: Format, row: &[u8], out: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2 and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::convert_row(format, row, out) },
+        _ => crate::quant::dequantize_row(format, row, out),
+    }
+}
+
+/// `R` unpacked rows times `C` columns: `[C][R]`. SIMD only.
+pub(crate) fn dot_codes<const R: usize, const C: usize>(
+    isa: Isa,
+    w: &[PlaneRow<'_>; R],
+    x: &[Column<'_>; C],
+) -> [[f32; R]; C] {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2 and FMA.
+        Isa::Avx2 => unsafe { avx2::dot_codes(w, x) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::dot_codes(w, x) },
+        _ => unreachable!("portable multiplies floats"),
+    }
+}
+
+/// `R` float rows times `C` columns: `[C][R]`. SIMD only.
+pub(crate) fn dot_floats<const R: usize, const C: usize>(
+    isa: Isa,
+    w: &[&[f32]; R],
+    x: &[&[f32]; C],
+) -> [[f32; R]; C] {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2 and FMA.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::dot_floats(w, x) },
+        _ => unreachable!("portable multiplies in f64"),
+    }
+}

@@ -1,0 +1,129 @@
+//! The oracle: each operation as its formula reads, with sums in f64.
+//!
+//! Every faster kernel is tested against this file, so nothing here is clever. Weights are exact, activations stay f32.
+
+use half::f16;
+
+use crate::ops::{AttentionShape, KvLayer, Query};
+
+/// Σ a·b in f64.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum::<f64>() as f32
+}
+
+/// `y = x / sqrt(mean(x²) + eps) · weight`. Source: Zhang and Sennrich 2019, equation 4.
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    let inverse = rms_inverse(x, eps);
+    for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * inverse * weight;
+    }
+}
+
+/// [`rms_norm`] with `y = x`.
+pub(crate) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+    let inverse = rms_inverse(x, eps);
+    for (x, weight) in x.iter_mut().zip(weight) {
+        *x = *x * inverse * weight;
+    }
+}
+
+fn rms_inverse(x: &[f32], eps: f32) -> f32 {
+    let squares: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+    (squares / x.len() as f64 + f64::from(eps)).sqrt().recip() as f32
+}
+
+/// `y += x`
+pub(crate) fn add(y: &mut [f32], x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += x;
+    }
+}
+
+/// `y = gate · sigmoid(gate) · up`
+pub(crate) fn silu_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+        *y = gate / (1.0 + (-gate).exp()) * up;
+    }
+}
+
+/// `y = gelu(gate) · up` with `gelu(x) = x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+/// Source: Hendrycks and Gimpel 2016, section 2.
+pub(crate) fn gelu_tanh_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+        let inner = std::f32::consts::FRAC_2_PI.sqrt() * (gate + 0.044_715 * gate.powi(3));
+        *y = 0.5 * gate * (1.0 + inner.tanh()) * up;
+    }
+}
+
+/// Rotates one head: pairs `(2i, 2i+1)`. Source: Su et al. 2021, equation 34.
+pub(crate) fn rope_adjacent(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((pair, cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+        let [a, b] = *pair;
+        *pair = [a * cos - b * sin, a * sin + b * cos];
+    }
+}
+
+/// Rotates one head: pairs `(i, i + n)` for `n` angles.
+pub(crate) fn rope_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = head.split_at_mut(cos.len());
+    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    }
+}
+
+/// Attention of the query heads of one column that share KV head `kv_head`.
+///
+/// Softmax over the visible positions by the running-maximum recurrence, one position at a time.
+/// Source: Milakov and Gimelshein 2018, algorithm 3.
+///
+/// **Shapes** `q`, `out`: `[group, head_dim]`.
+pub(crate) fn attention(
+    shape: &AttentionShape,
+    q: &[f32],
+    kv: &KvLayer<'_>,
+    kv_head: usize,
+    (query, tables): (&Query, &[u32]),
+    out: &mut [f32],
+) {
+    for (q, out) in q
+        .chunks_exact(shape.head_dim)
+        .zip(out.chunks_exact_mut(shape.head_dim))
+    {
+        let (mut maximum, mut total) = (f64::NEG_INFINITY, 0.0);
+        out.fill(0.0);
+        for position in shape.visible(query) {
+            let place = kv.place(query, tables, position, kv_head);
+            let score = f64::from(dot_half(q, &kv.k[place.clone()])) * f64::from(shape.scale);
+            let new_maximum = maximum.max(score);
+            let shrink = (maximum - new_maximum).exp();
+            let weight = (score - new_maximum).exp();
+            total = total * shrink + weight;
+            for (out, v) in out.iter_mut().zip(&kv.v[place]) {
+                *out = *out * shrink as f32 + weight as f32 * v.to_f32();
+            }
+            maximum = new_maximum;
+        }
+        for out in out {
+            *out /= total as f32;
+        }
+    }
+}
+
+fn dot_half(a: &[f32], b: &[f16]) -> f32 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * b.to_f64())
+        .sum::<f64>() as f32
+}
+
+/// Wrapping sum of the 64-bit words of a buffer; bytes past the last whole word are left out.
+pub(crate) fn sum_words(buffer: &[u8]) -> u64 {
+    buffer
+        .as_chunks()
+        .0
+        .iter()
+        .fold(0, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)))
+}
