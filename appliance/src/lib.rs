@@ -1,1 +1,3 @@
 //! The box: everything an outstation does, as a library.
+
+pub mod generate;
