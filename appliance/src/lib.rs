@@ -10,8 +10,11 @@
 #![deny(unsafe_code)]
 
 pub mod budget;
+#[cfg(feature = "io")]
+pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod generate;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod kv;

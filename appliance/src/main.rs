@@ -1,3 +1,7 @@
-//! The command line.
+//! The command line: arguments → configuration → budget → memory → threads → READY → serve → drain.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    outstation::cli::main()
+}
