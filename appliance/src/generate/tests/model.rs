@@ -177,7 +177,10 @@ fn a_seed_decides_every_byte() {
 #[test]
 fn the_bytes_are_the_same_on_any_machine() {
     assert_eq!(hash(&demo(1)), 0x2566_A451_5EE5_E482);
-    assert_eq!(hash(&bytes(&spec("tiny-llama", Mix::Q4KM))), 0xE394_676F_F363_ABD6);
+    assert_eq!(
+        hash(&bytes(&spec("tiny-llama", Mix::Q4KM))),
+        0xE394_676F_F363_ABD6
+    );
 }
 
 #[test]
