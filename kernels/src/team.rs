@@ -166,10 +166,11 @@ impl Team {
         );
         // SAFETY: only the lifetime changes. No worker uses the pointer after `Finish` has seen `running` reach zero, which
         // happens before this function returns or unwinds, while `job` is still borrowed.
-        let job_static =
-            unsafe { std::mem::transmute::<*const (dyn Fn(Worker) + Sync), *const Job>(job) };
+        let job_static = unsafe {
+            std::mem::transmute::<&(dyn Fn(Worker) + Sync), &'static (dyn Fn(Worker) + Sync)>(job)
+        };
         // SAFETY: `running` is zero, so no worker reads `job`, and `&mut self` excludes another caller.
-        unsafe { *shared.job.get() = Some(job_static) };
+        unsafe { *shared.job.get() = Some(std::ptr::from_ref(job_static)) };
         shared.running.store(count - 1, Ordering::Relaxed);
         shared.announce();
         let finish = Finish(shared);

@@ -71,7 +71,7 @@ pub(crate) fn silu_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn gelu_tanh_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
     // 2 · sqrt(2 / π)
-    const TWICE: f32 = 1.595_769_1;
+    const TWICE: f32 = 1.595_769;
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
         let inner = TWICE * (gate + 0.044_715 * gate * gate * gate);
         *y = gate / (1.0 + exp(-inner)) * up;

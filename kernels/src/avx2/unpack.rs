@@ -1,11 +1,16 @@
 //! From blocks to the plane with intrinsics, for the formats that most models use. The others are the readable code of
 //! `quant::unpack`, compiled for AVX2. Both give the same bits.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "a plane is a bundle of borrows, handed on like one"
+)]
+
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128,
-    _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16, _mm_srli_si128,
-    _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
-    _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_or_si256,
+    _mm_cvtss_f32, _mm_set1_epi8, _mm_srli_epi16, _mm_srli_si128, _mm256_and_si256,
+    _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+    _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_or_si256,
     _mm256_permutevar8x32_ps, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_ps,
     _mm256_setr_epi32, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
     _mm256_storeu_si256, _mm256_sub_epi8,
@@ -150,8 +155,7 @@ fn unpack_q6_k(blocks: &[BlockQ6K], plane: Plane<'_>) {
     let scales = plane.scales.as_chunks_mut::<{ 256 / GROUP }>().0;
     for ((block, codes), scales) in blocks.iter().zip(codes).zip(scales) {
         let d = _mm256_set1_ps(float(block.d));
-        // SAFETY: `scales` are 16 readable bytes; the load is unaligned.
-        let packed = unsafe { _mm_loadu_si128(block.scales.as_ptr().cast::<__m128i>()) };
+        let packed = load_16(&block.scales.map(i8::cast_unsigned));
         let (scale_halves, _) = scales.as_chunks_mut::<8>();
         let widen = |eight: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
         store_ps(&mut scale_halves[0], _mm256_mul_ps(d, widen(packed)));
