@@ -7,19 +7,19 @@
 )]
 
 use std::arch::x86_64::{
-    __m128i, __m256i, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128,
-    _mm_cvtss_f32, _mm_set1_epi8, _mm_srli_epi16, _mm_srli_si128, _mm256_and_si256,
-    _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
-    _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_or_si256,
-    _mm256_permutevar8x32_ps, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_ps,
-    _mm256_setr_epi32, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
-    _mm256_storeu_si256, _mm256_sub_epi8,
+    __m128i, __m256i, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128, _mm_cvtss_f32,
+    _mm_srli_epi16, _mm_srli_si128, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cmpeq_epi8,
+    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32,
+    _mm256_cvtph_ps, _mm256_mul_ps, _mm256_or_si256, _mm256_permutevar8x32_ps, _mm256_set_m128i,
+    _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi32,
+    _mm256_setr_epi64x, _mm256_shuffle_epi8, _mm256_slli_epi16, _mm256_slli_epi32,
+    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi8,
 };
 
 use super::{load_16, load_32};
 use crate::quant::{
-    BlockQ4_0, BlockQ4K, BlockQ6K, BlockQ8_0, Format, GROUP, Plane, blocks, dequantize_row,
-    scales_and_mins_6bit,
+    BlockIq4Nl, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ6K, BlockQ8_0, Format,
+    GROUP, IQ4_TABLE, Plane, blocks, dequantize_row, scales_and_mins_6bit,
 };
 
 /// Unpacks a row of any format with blocks.
@@ -27,6 +27,10 @@ use crate::quant::{
 pub(crate) fn unpack_row(format: Format, row: &[u8], plane: Plane<'_>) {
     match format {
         Format::Q4_0 => unpack_q4_0(blocks(row), plane),
+        Format::Q4_1 => unpack_q4_1(blocks(row), plane),
+        Format::Q5_0 => unpack_q5_0(blocks(row), plane),
+        Format::Q5_1 => unpack_q5_1(blocks(row), plane),
+        Format::Iq4Nl => unpack_iq4_nl(blocks(row), plane),
         Format::Q8_0 => unpack_q8_0(blocks(row), plane),
         Format::Q4K => unpack_q4_k(blocks(row), plane),
         Format::Q6K => unpack_q6_k(blocks(row), plane),
@@ -90,19 +94,90 @@ fn store_doubled(y: &mut [f32; 16], d: f32, codes: __m256i) {
     store_ps(&mut halves[1], _mm256_permutevar8x32_ps(scaled, high));
 }
 
+/// Codes of 16 bytes: the low nibbles, then the high ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nibbles(bytes: &[u8; 16]) -> __m256i {
+    let bytes = load_16(bytes);
+    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
+    _mm256_and_si256(both, _mm256_set1_epi8(15))
+}
+
+/// 16 in byte *i* where bit *i* is set: each byte of the word is spread over eight, and each of these tests its own bit.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn high_bits(high: [u8; 4]) -> __m256i {
+    let spread = _mm256_setr_epi64x(
+        0,
+        0x0101_0101_0101_0101,
+        0x0202_0202_0202_0202,
+        0x0303_0303_0303_0303,
+    );
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+    let word = _mm256_set1_epi32(i32::from_le_bytes(high));
+    let own = _mm256_and_si256(_mm256_shuffle_epi8(word, spread), bit);
+    _mm256_and_si256(_mm256_cmpeq_epi8(own, bit), _mm256_set1_epi8(16))
+}
+
 #[target_feature(enable = "avx2,f16c")]
 fn unpack_q4_0(blocks: &[BlockQ4_0], plane: Plane<'_>) {
     let codes = plane.codes.as_chunks_mut::<32>().0.iter_mut();
     let scales = plane.scales.as_chunks_mut::<{ 32 / GROUP }>().0;
     for ((block, codes), scales) in blocks.iter().zip(codes).zip(scales) {
-        let bytes = load_16(&block.codes);
-        let nibble = _mm_set1_epi8(15);
-        let low = _mm_and_si128(bytes, nibble);
-        let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), nibble);
         store_32(
             codes,
-            _mm256_sub_epi8(_mm256_set_m128i(high, low), _mm256_set1_epi8(8)),
+            _mm256_sub_epi8(nibbles(&block.codes), _mm256_set1_epi8(8)),
         );
+        *scales = [float(block.d); 2];
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_q4_1(blocks: &[BlockQ4_1], plane: Plane<'_>) {
+    let codes = plane.codes.as_chunks_mut::<32>().0.iter_mut();
+    let scales = plane.scales.as_chunks_mut::<{ 32 / GROUP }>().0.iter_mut();
+    let mins = plane.mins.as_chunks_mut::<{ 32 / GROUP }>().0;
+    for (((block, codes), scales), mins) in blocks.iter().zip(codes).zip(scales).zip(mins) {
+        store_32(codes, nibbles(&block.codes));
+        *scales = [float(block.d); 2];
+        *mins = [-float(block.m); 2];
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_q5_0(blocks: &[BlockQ5_0], plane: Plane<'_>) {
+    let codes = plane.codes.as_chunks_mut::<32>().0.iter_mut();
+    let scales = plane.scales.as_chunks_mut::<{ 32 / GROUP }>().0;
+    for ((block, codes), scales) in blocks.iter().zip(codes).zip(scales) {
+        let unsigned = _mm256_or_si256(nibbles(&block.codes), high_bits(block.high));
+        store_32(codes, _mm256_sub_epi8(unsigned, _mm256_set1_epi8(16)));
+        *scales = [float(block.d); 2];
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_q5_1(blocks: &[BlockQ5_1], plane: Plane<'_>) {
+    let codes = plane.codes.as_chunks_mut::<32>().0.iter_mut();
+    let scales = plane.scales.as_chunks_mut::<{ 32 / GROUP }>().0.iter_mut();
+    let mins = plane.mins.as_chunks_mut::<{ 32 / GROUP }>().0;
+    for (((block, codes), scales), mins) in blocks.iter().zip(codes).zip(scales).zip(mins) {
+        store_32(
+            codes,
+            _mm256_or_si256(nibbles(&block.codes), high_bits(block.high)),
+        );
+        *scales = [float(block.d); 2];
+        *mins = [-float(block.m); 2];
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_iq4_nl(blocks: &[BlockIq4Nl], plane: Plane<'_>) {
+    let table = load_16(&IQ4_TABLE.map(i8::cast_unsigned));
+    let table = _mm256_set_m128i(table, table);
+    let codes = plane.codes.as_chunks_mut::<32>().0.iter_mut();
+    let scales = plane.scales.as_chunks_mut::<{ 32 / GROUP }>().0;
+    for ((block, codes), scales) in blocks.iter().zip(codes).zip(scales) {
+        store_32(codes, _mm256_shuffle_epi8(table, nibbles(&block.codes)));
         *scales = [float(block.d); 2];
     }
 }
