@@ -16,7 +16,8 @@ use std::fmt;
 use half::{bf16, f16};
 
 pub(crate) use block::{
-    BlockIq4Nl, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ6K, BlockQ8_0, blocks,
+    BlockIq4Nl, BlockIq4Xs, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K,
+    BlockQ6K, BlockQ8_0, blocks,
 };
 pub(crate) use unpack::{IQ4_TABLE, Plane, scales_and_mins_6bit, unpack_row};
 

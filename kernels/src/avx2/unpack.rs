@@ -8,18 +8,20 @@
 
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128, _mm_cvtss_f32,
-    _mm_srli_epi16, _mm_srli_si128, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cmpeq_epi8,
-    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32,
-    _mm256_cvtph_ps, _mm256_mul_ps, _mm256_or_si256, _mm256_permutevar8x32_ps, _mm256_set_m128i,
-    _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi32,
-    _mm256_setr_epi64x, _mm256_shuffle_epi8, _mm256_slli_epi16, _mm256_slli_epi32,
-    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi8,
+    _mm_srli_epi16, _mm_srli_si128, _mm256_add_epi8, _mm256_and_si256, _mm256_castsi256_ps,
+    _mm256_cmpeq_epi8, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+    _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_or_si256,
+    _mm256_permutevar8x32_ps, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32,
+    _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_shuffle_epi8,
+    _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_srlv_epi32, _mm256_storeu_ps,
+    _mm256_storeu_si256, _mm256_sub_epi8, _mm256_sub_epi32,
 };
 
 use super::{load_16, load_32};
 use crate::quant::{
-    BlockIq4Nl, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ6K, BlockQ8_0, Format,
-    GROUP, IQ4_TABLE, Plane, blocks, dequantize_row, scales_and_mins_6bit,
+    BlockIq4Nl, BlockIq4Xs, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K,
+    BlockQ6K, BlockQ8_0, Format, GROUP, IQ4_TABLE, Plane, blocks, dequantize_row,
+    scales_and_mins_6bit,
 };
 
 /// Unpacks a row of any format with blocks.
@@ -33,7 +35,9 @@ pub(crate) fn unpack_row(format: Format, row: &[u8], plane: Plane<'_>) {
         Format::Iq4Nl => unpack_iq4_nl(blocks(row), plane),
         Format::Q8_0 => unpack_q8_0(blocks(row), plane),
         Format::Q4K => unpack_q4_k(blocks(row), plane),
+        Format::Q5K => unpack_q5_k(blocks(row), plane),
         Format::Q6K => unpack_q6_k(blocks(row), plane),
+        Format::Iq4Xs => unpack_iq4_xs(blocks(row), plane),
         _ => crate::quant::unpack_row(format, row, plane),
     }
 }
@@ -220,6 +224,68 @@ fn unpack_q4_k(blocks: &[BlockQ4K], plane: Plane<'_>) {
                 &mut halves[1],
                 _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble),
             );
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_q5_k(blocks: &[BlockQ5K], plane: Plane<'_>) {
+    let nibble = _mm256_set1_epi8(15);
+    let codes = plane.codes.as_chunks_mut::<256>().0.iter_mut();
+    let scales = plane.scales.as_chunks_mut::<{ 256 / GROUP }>().0.iter_mut();
+    let mins = plane.mins.as_chunks_mut::<{ 256 / GROUP }>().0;
+    for (((block, codes), scales), mins) in blocks.iter().zip(codes).zip(scales).zip(mins) {
+        let (scale_bytes, min_bytes) = scales_and_mins_6bit(&block.scales);
+        let bytes = |word: u64| _mm_cvtsi64_si128(word.cast_signed());
+        store_doubled(
+            scales,
+            float(block.d),
+            _mm256_cvtepu8_epi32(bytes(scale_bytes)),
+        );
+        store_doubled(
+            mins,
+            float(block.dmin),
+            _mm256_cvtepu8_epi32(bytes(min_bytes)),
+        );
+        let high = load_32(&block.high);
+        // Bit i of `high` belongs to the i-th 32 codes; the mask tests the bit where it lies.
+        let mut bit = _mm256_set1_epi8(1);
+        let pairs = codes.as_chunks_mut::<64>().0.iter_mut();
+        for (bytes, codes) in block.codes.as_chunks::<32>().0.iter().zip(pairs) {
+            let bytes = load_32(bytes);
+            let (halves, _) = codes.as_chunks_mut::<32>();
+            for (half, low) in halves
+                .iter_mut()
+                .zip([bytes, _mm256_srli_epi16::<4>(bytes)])
+            {
+                let set = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit);
+                let fifth = _mm256_and_si256(set, _mm256_set1_epi8(16));
+                store_32(half, _mm256_or_si256(_mm256_and_si256(low, nibble), fifth));
+                bit = _mm256_add_epi8(bit, bit);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_iq4_xs(blocks: &[BlockIq4Xs], plane: Plane<'_>) {
+    let table = load_16(&IQ4_TABLE.map(i8::cast_unsigned));
+    let table = _mm256_set_m128i(table, table);
+    let codes = plane.codes.as_chunks_mut::<256>().0.iter_mut();
+    let scales = plane.scales.as_chunks_mut::<{ 256 / GROUP }>().0;
+    for ((block, codes), scales) in blocks.iter().zip(codes).zip(scales) {
+        // Lane i takes nibble i of one word and bit pair i of the other.
+        let low = _mm256_set1_epi32(i32::from_le_bytes(block.scales_low));
+        let low = _mm256_srlv_epi32(low, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+        let high = _mm256_set1_epi32(i32::from(u16::from_le_bytes(block.scales_high)));
+        let high = _mm256_srlv_epi32(high, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+        let low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+        let high = _mm256_slli_epi32::<4>(_mm256_and_si256(high, _mm256_set1_epi32(3)));
+        let scale = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+        store_doubled(scales, float(block.d), scale);
+        let groups = codes.as_chunks_mut::<32>().0.iter_mut();
+        for (bytes, codes) in block.codes.as_chunks::<16>().0.iter().zip(groups) {
+            store_32(codes, _mm256_shuffle_epi8(table, nibbles(bytes)));
         }
     }
 }
