@@ -118,5 +118,4 @@ fn take(taken: &AtomicUsize, pieces: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
-#[path = "ops_tests.rs"]
 mod tests;
