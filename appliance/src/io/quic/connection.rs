@@ -71,7 +71,7 @@ pub(super) async fn run(
     drain: watch::Receiver<Drain>,
 ) -> End {
     let end = converse(&connection, gateway, drain).await;
-    // The requests' tasks are gone by here; their streams were reset.
+    // The requests' tasks were aborted on the way here: their generations end with them.
     connection.close(code(end.code()), end.to_string().as_bytes());
     end
 }
