@@ -20,7 +20,11 @@ pub(super) struct AskArgs {
     /// The question.
     prompt: String,
     /// The box.
-    #[arg(long, value_name = "quic://HOST:PORT", default_value = "quic://127.0.0.1:4433")]
+    #[arg(
+        long,
+        value_name = "quic://HOST:PORT",
+        default_value = "quic://127.0.0.1:4433"
+    )]
     url: String,
     /// PEM file of the certificate to trust. Default: the one that a box on this machine leaves for it.
     #[arg(long, value_name = "FILE")]
@@ -74,7 +78,12 @@ fn request(args: &AskArgs) -> Generate {
         Prompt::Text(args.prompt.clone())
     } else {
         let content = args.prompt.clone();
-        Prompt::Chat(Chat { messages: vec![ChatMessage { role: "user".into(), content }] })
+        Prompt::Chat(Chat {
+            messages: vec![ChatMessage {
+                role: "user".into(),
+                content,
+            }],
+        })
     };
     // One request on a connection of its own: any id is unique.
     Generate {
@@ -110,13 +119,20 @@ async fn print_answer(answer: &mut Generation, sent: Instant) -> Result<Stats, F
                     ttft.get_or_insert(last_token - sent);
                     tokens += count;
                 }
-                let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+                let written = stdout
+                    .write_all(text.as_bytes())
+                    .and_then(|()| stdout.flush());
                 written.map_err(|e| Failure::io("cannot write the answer", e))?;
             }
             Some(Event::Accepted(_)) => {}
             Some(Event::Done(done)) => {
                 println!();
-                return Ok(Stats { ttft, e2e: last_token - sent, tokens, done });
+                return Ok(Stats {
+                    ttft,
+                    e2e: last_token - sent,
+                    tokens,
+                    done,
+                });
             }
             None => unreachable!("an answer ends with Done or an error"),
         }
@@ -150,7 +166,9 @@ impl Stats {
 
 fn host_and_port(url: &str) -> Result<(&str, u16), Failure> {
     let bad = || {
-        let message = format!("`{url}` is not an address: write quic://HOST:PORT, like quic://127.0.0.1:4433");
+        let message = format!(
+            "`{url}` is not an address: write quic://HOST:PORT, like quic://127.0.0.1:4433"
+        );
         Failure::new(exit::USAGE, message)
     };
     let rest = url.strip_prefix("quic://").ok_or_else(bad)?;
@@ -169,11 +187,17 @@ fn host_and_port(url: &str) -> Result<(&str, u16), Failure> {
 
 async fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
     let unknown = |why: String| {
-        Failure::new(exit::UNAVAILABLE, format!("no address for `{host}` ({why}): check the name in --url"))
+        Failure::new(
+            exit::UNAVAILABLE,
+            format!("no address for `{host}` ({why}): check the name in --url"),
+        )
     };
-    let mut addresses =
-        tokio::net::lookup_host((host, port)).await.map_err(|e| unknown(e.to_string()))?;
-    addresses.next().ok_or_else(|| unknown("none found".to_owned()))
+    let mut addresses = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(|e| unknown(e.to_string()))?;
+    addresses
+        .next()
+        .ok_or_else(|| unknown("none found".to_owned()))
 }
 
 fn trust(ca: Option<&Path>, port: u16) -> Result<Trust, Failure> {
@@ -205,10 +229,22 @@ mod tests {
     #[test]
     fn addresses_are_read_or_explained() {
         let read = |url| host_and_port(url).map_err(|failure| failure.code);
-        assert_eq!(read("quic://127.0.0.1:4433").ok(), Some(("127.0.0.1", 4433)));
+        assert_eq!(
+            read("quic://127.0.0.1:4433").ok(),
+            Some(("127.0.0.1", 4433))
+        );
         assert_eq!(read("quic://[::1]:5/").ok(), Some(("::1", 5)));
-        assert_eq!(read("quic://box.example:443").ok(), Some(("box.example", 443)));
-        for bad in ["127.0.0.1:4433", "quic://box", "quic://:1", "quic://box:99999", "quic://[::1:5"] {
+        assert_eq!(
+            read("quic://box.example:443").ok(),
+            Some(("box.example", 443))
+        );
+        for bad in [
+            "127.0.0.1:4433",
+            "quic://box",
+            "quic://:1",
+            "quic://box:99999",
+            "quic://[::1:5",
+        ] {
             assert_eq!(read(bad), Err(exit::USAGE), "{bad}");
         }
     }
@@ -221,6 +257,10 @@ mod tests {
             tokens: 11,
             done: Done::default(),
         };
-        assert!(stats.line().contains("TTFT 50.0 ms · TPOT 10.00 ms"), "{}", stats.line());
+        assert!(
+            stats.line().contains("TTFT 50.0 ms · TPOT 10.00 ms"),
+            "{}",
+            stats.line()
+        );
     }
 }

@@ -107,7 +107,11 @@ impl Answer {
             let mut next = generation.next().await;
             let mut last = false;
             while let Some(piece) = next {
-                if let Piece::Failed(Refusal { kind: RefusalKind::SlowConsumer, .. }) = piece {
+                if let Piece::Failed(Refusal {
+                    kind: RefusalKind::SlowConsumer,
+                    ..
+                }) = piece
+                {
                     // It would not read the Error either.
                     return Outcome::Reset(CloseCode::SlowConsumer);
                 }
@@ -182,7 +186,11 @@ fn write_piece(piece: Piece, seq: &mut u64, listing: IdListing, out: &mut Vec<u8
             write_tokens(seq, &token_ids, listing, &text, out);
             false
         }
-        Piece::Done { finish, usage, timings } => {
+        Piece::Done {
+            finish,
+            usage,
+            timings,
+        } => {
             write_frame(&Frame::Done(convert::done(finish, usage, timings)), out);
             true
         }
@@ -195,5 +203,7 @@ fn write_piece(piece: Piece, seq: &mut u64, listing: IdListing, out: &mut Vec<u8
 }
 
 fn write_frame(frame: &Frame, out: &mut Vec<u8>) {
-    frame.encode(out).expect("an answer's frames have a bound of their own");
+    frame
+        .encode(out)
+        .expect("an answer's frames have a bound of their own");
 }

@@ -84,7 +84,10 @@ async fn converse(
     let (goaway, goaways) = mpsc::channel(1);
     let control = control::run(connection, hello(&gateway), goaways);
     tokio::pin!(control);
-    let shared = Shared { gateway, uploads: Arc::new(Semaphore::new(UPLOADS_MAX)) };
+    let shared = Shared {
+        gateway,
+        uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+    };
     let mut requests: JoinSet<Result<(), ProtocolError>> = JoinSet::new();
     let mut unused_since = Instant::now();
     let mut first_unserved_stream = 0;
@@ -96,7 +99,10 @@ async fn converse(
             draining = Some(limit);
             let drain_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
             // There is room: this is the only one.
-            let _ = goaway.try_send(GoAway { first_unserved_stream, drain_ms });
+            let _ = goaway.try_send(GoAway {
+                first_unserved_stream,
+                drain_ms,
+            });
         }
         if draining.is_some() && requests.is_empty() {
             return End::Drained;

@@ -92,7 +92,11 @@ async fn write(send: &mut SendStream, frame: &Frame) -> Result<(), WriteError> {
 }
 
 fn closed(reader: &FrameReader) -> End {
-    End::Violation(reader.finish().expect_err("a control stream has no good end"))
+    End::Violation(
+        reader
+            .finish()
+            .expect_err("a control stream has no good end"),
+    )
 }
 
 /// The client stopped our control stream, which is as if it had ended (P-4), or the connection is gone.

@@ -11,7 +11,9 @@ use crate::request::{
 
 /// A request, or why it cannot be one (P-10).
 pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
-    generate.check().map_err(|fault| Refusal::plain(RefusalKind::BadRequest, fault.to_string()))?;
+    generate
+        .check()
+        .map_err(|fault| Refusal::plain(RefusalKind::BadRequest, fault.to_string()))?;
     without_effect("deadline_ms", generate.deadline_ms)?;
     without_effect("priority", generate.priority)?;
     Ok(GenerateRequest {
@@ -40,7 +42,10 @@ fn prompt(prompt: frame::Prompt) -> Prompt {
         frame::Prompt::Text(text) => Prompt::Text(text),
         frame::Prompt::TokenIds(ids) => Prompt::Ids(ids.ids),
         frame::Prompt::Chat(chat) => {
-            let message = |m: frame::ChatMessage| ChatMessage { role: m.role, content: m.content };
+            let message = |m: frame::ChatMessage| ChatMessage {
+                role: m.role,
+                content: m.content,
+            };
             Prompt::Chat(chat.messages.into_iter().map(message).collect())
         }
     }
@@ -53,16 +58,24 @@ fn sampling(asked: frame::Sampling) -> Sampling {
         top_k: asked.top_k.unwrap_or(default.top_k),
         top_p: asked.top_p.unwrap_or(default.top_p),
         min_p: asked.min_p.unwrap_or(default.min_p),
-        repetition_penalty: asked.repetition_penalty.unwrap_or(default.repetition_penalty),
+        repetition_penalty: asked
+            .repetition_penalty
+            .unwrap_or(default.repetition_penalty),
         presence_penalty: asked.presence_penalty.unwrap_or(default.presence_penalty),
         frequency_penalty: asked.frequency_penalty.unwrap_or(default.frequency_penalty),
         seed: asked.seed,
-        logit_bias: asked.logit_bias.into_iter().map(|b| (b.token, b.bias)).collect(),
+        logit_bias: asked
+            .logit_bias
+            .into_iter()
+            .map(|b| (b.token, b.bias))
+            .collect(),
     }
 }
 
 pub(super) fn accepted(queue: Duration) -> frame::Accepted {
-    frame::Accepted { queue_us: micros(queue) }
+    frame::Accepted {
+        queue_us: micros(queue),
+    }
 }
 
 pub(super) fn done(finish: FinishReason, usage: Usage, timings: Timings) -> frame::Done {

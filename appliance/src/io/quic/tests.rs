@@ -45,7 +45,7 @@ impl Engine for Letters {
 
     fn logits(&mut self, _: usize) -> &mut [f32] {
         self.logits.fill(0.0);
-        self.logits[usize::from(b'a')] = 1.0;
+        self.logits[usize::from(b'a')] = 1000.0; // certain at any temperature
         &mut self.logits
     }
 }
@@ -56,10 +56,16 @@ fn bytes_tokenizer() -> Tokenizer {
     let mut others = 0x100u32..;
     let letter = |b: u8| match printable(&b) {
         true => char::from(b).to_string(),
-        false => char::from_u32(others.next().expect("endless")).expect("a letter").to_string(),
+        false => char::from_u32(others.next().expect("endless"))
+            .expect("a letter")
+            .to_string(),
     };
     let tokens = (0..=255).map(letter).collect();
-    let vocabulary = Vocabulary { pre: "gpt-2".into(), tokens, ..Vocabulary::default() };
+    let vocabulary = Vocabulary {
+        pre: "gpt-2".into(),
+        tokens,
+        ..Vocabulary::default()
+    };
     Tokenizer::new(&vocabulary).expect("bytes are enough")
 }
 
@@ -91,15 +97,28 @@ impl Rig {
             kv_blocks: 8,
             end_tokens: Box::new([]),
         };
-        let engine = Letters { gate, logits: vec![0.0; VOCABULARY as usize] };
-        let sizes = RingSizes { requests: 64, events: 4096 };
+        let engine = Letters {
+            gate,
+            logits: vec![0.0; VOCABULARY as usize],
+        };
+        let sizes = RingSizes {
+            requests: 64,
+            events: 4096,
+        };
         let handle = engine_thread::start(Station::new(scheduler, 64, engine), sizes)
             .expect("a thread can be started");
         let text = TextModel {
-            served: ServedModel { id: "letters".into(), created_unix_s: 0, context_tokens_max },
+            served: ServedModel {
+                id: "letters".into(),
+                created_unix_s: 0,
+                context_tokens_max,
+            },
             tokenizer: bytes_tokenizer(),
             template: Err("no template".into()),
-            limits: RequestLimits { context_tokens_max, vocabulary: VOCABULARY },
+            limits: RequestLimits {
+                context_tokens_max,
+                vocabulary: VOCABULARY,
+            },
         };
         let (gateway, dispatcher) = Gateway::start(text, handle, 16, 1);
         tokio::spawn(dispatcher.run());
@@ -108,7 +127,12 @@ impl Rig {
         let limits = Limits { connections_max: 8 };
         let server = Server::start(socket, &identity, gateway.clone(), limits).expect("it starts");
         let address = server.local_address().expect("it is bound");
-        Self { server, gateway, address, trust: Trust::Roots(identity.chain) }
+        Self {
+            server,
+            gateway,
+            address,
+            trust: Trust::Roots(identity.chain),
+        }
     }
 
     async fn session(&self) -> Session {
@@ -135,8 +159,9 @@ impl Rig {
         let tls = QuicClientConfig::try_from(tls).expect("the suite is there");
         let config = quinn::ClientConfig::new(Arc::new(tls));
         let endpoint = Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("bound");
-        let connecting =
-            endpoint.connect_with(config, self.address, "localhost").expect("an address");
+        let connecting = endpoint
+            .connect_with(config, self.address, "localhost")
+            .expect("an address");
         Ok((endpoint, connecting.await?))
     }
 }
@@ -178,7 +203,9 @@ async fn close_code(connection: &Connection) -> u64 {
 
 /// Ends a test that waits for what does not come.
 async fn within<F: Future>(wait: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it comes in time")
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .expect("it comes in time")
 }
 
 /// Waits until the gateway holds a request.
@@ -196,14 +223,21 @@ async fn an_answer_comes_whole_p12() {
     let rig = Rig::start();
     let session = rig.session().await;
     let mut generation = session
-        .generate(Generate { want_token_ids: true, ..request(5) })
+        .generate(Generate {
+            want_token_ids: true,
+            ..request(5)
+        })
         .await
         .expect("it is sent");
     let (mut text, mut token_ids, mut accepted) = (String::new(), Vec::new(), 0);
     let done = loop {
         match within(generation.next()).await.expect("it is served") {
             Some(Event::Accepted(_)) => accepted += 1,
-            Some(Event::Tokens { text: piece, count, ids }) => {
+            Some(Event::Tokens {
+                text: piece,
+                count,
+                ids,
+            }) => {
                 let ids = ids.expect("they were asked for");
                 assert_eq!(ids.len() as u64, count);
                 token_ids.extend(ids);
@@ -221,7 +255,10 @@ async fn an_answer_comes_whole_p12() {
     assert_eq!((usage.prompt_tokens, usage.completion_tokens), (2, 5));
     assert_eq!(generation.next().await.expect("nothing more"), None);
     let hello = within(session.server_hello()).await.expect("it is sent");
-    assert_eq!((hello.model.as_str(), hello.context_tokens_max), ("letters", 64));
+    assert_eq!(
+        (hello.model.as_str(), hello.context_tokens_max),
+        ("letters", 64)
+    );
     session.close().await;
 }
 
@@ -232,7 +269,10 @@ async fn many_answers_share_a_connection_p23() {
     let ask = |tokens| answer(&session, request(tokens));
     let (a, b, c) = within(async { tokio::join!(ask(3), ask(7), ask(1)) }).await;
     let text = |outcome: Result<(String, Done), ClientError>| outcome.expect("it is served").0;
-    assert_eq!((text(a), text(b), text(c)), ("aaa".into(), "aaaaaaa".into(), "a".into()));
+    assert_eq!(
+        (text(a), text(b), text(c)),
+        ("aaa".into(), "aaaaaaa".into(), "a".into())
+    );
 }
 
 #[tokio::test]
@@ -245,7 +285,9 @@ async fn a_client_that_leaves_in_prefill_frees_its_place_p17() {
     // No step has run since: the engine is within the prompt's, or before it.
     within(rig.gateway.drained()).await;
     drop(gate);
-    let (text, _) = within(answer(&session, request(2))).await.expect("the session goes on");
+    let (text, _) = within(answer(&session, request(2)))
+        .await
+        .expect("the session goes on");
     assert_eq!(text, "aa");
 }
 
@@ -266,14 +308,31 @@ async fn what_cannot_be_served_is_refused_and_the_session_goes_on_p10() {
     let session = rig.session().await;
     let mut seen = String::new();
     for bad in [
-        Generate { deadline_ms: Some(5), ..request(1) },
-        Generate { priority: Some(1), ..request(1) },
-        Generate { request_id: vec![1; 3], ..request(1) },
-        Generate { prompt: None, ..request(1) },
-        Generate { model: "other".into(), ..request(1) },
+        Generate {
+            deadline_ms: Some(5),
+            ..request(1)
+        },
+        Generate {
+            priority: Some(1),
+            ..request(1)
+        },
+        Generate {
+            request_id: vec![1; 3],
+            ..request(1)
+        },
+        Generate {
+            prompt: None,
+            ..request(1)
+        },
+        Generate {
+            model: "other".into(),
+            ..request(1)
+        },
         request(63),
     ] {
-        let error = within(answer(&session, bad)).await.expect_err("it is refused");
+        let error = within(answer(&session, bad))
+            .await
+            .expect_err("it is refused");
         seen.push_str(&format!("{error}\n"));
     }
     expect_test::expect![[r#"
@@ -295,15 +354,25 @@ async fn a_violation_ends_its_connection_and_no_other_p22() {
     let too_long = [0x02, 0x80, 0x04, 0x00, 0x01]; // Generate, 256 KiB + 1
     for (bad, code) in [
         (bytes(Frame::Done(Done::default())), CloseCode::Protocol),
-        (bytes(Frame::Generate(request(1))).repeat(2), CloseCode::Protocol),
-        (bytes(Frame::Generate(request(1)))[..9].to_vec(), CloseCode::Protocol),
+        (
+            bytes(Frame::Generate(request(1))).repeat(2),
+            CloseCode::Protocol,
+        ),
+        (
+            bytes(Frame::Generate(request(1)))[..9].to_vec(),
+            CloseCode::Protocol,
+        ),
         (too_long.to_vec(), CloseCode::FrameTooBig),
     ] {
         let (_endpoint, connection) = rig.bare(ALPN).await.expect("it connects");
         let (mut send, _receive) = connection.open_bi().await.expect("there is room");
         send.write_all(&bad).await.expect("it is taken");
         let _ = send.finish();
-        assert_eq!(close_code(&connection).await, u64::from(code.code()), "{bad:x?}");
+        assert_eq!(
+            close_code(&connection).await,
+            u64::from(code.code()),
+            "{bad:x?}"
+        );
     }
     assert!(within(answer(&session, request(1))).await.is_ok());
 }
@@ -317,7 +386,10 @@ async fn a_control_stream_begins_with_hello_and_does_not_end_p2_p4() {
         let mut control = connection.open_uni().await.expect("there is room");
         control.write_all(&bad).await.expect("it is taken");
         let _ = control.finish();
-        assert_eq!(close_code(&connection).await, u64::from(CloseCode::Protocol.code()));
+        assert_eq!(
+            close_code(&connection).await,
+            u64::from(CloseCode::Protocol.code())
+        );
     }
 }
 
@@ -329,11 +401,15 @@ async fn a_ping_is_answered_p20() {
     let ping = Frame::Ping(*b"12345678");
     let both = [bytes(Frame::Hello(Hello::default())), bytes(ping)].concat();
     control.write_all(&both).await.expect("it is taken");
-    let mut receive = within(connection.accept_uni()).await.expect("the server's control stream");
+    let mut receive = within(connection.accept_uni())
+        .await
+        .expect("the server's control stream");
     let mut reader = FrameReader::new(StreamRole::ServerControl);
     let mut seen = Vec::new();
     while seen.len() < 2 {
-        let chunk = within(receive.read_chunk(1024, true)).await.expect("it is open");
+        let chunk = within(receive.read_chunk(1024, true))
+            .await
+            .expect("it is open");
         reader.push(&chunk.expect("it does not end").bytes);
         while let Some(frame) = reader.poll_frame().expect("our own frames") {
             seen.push(frame);
@@ -348,19 +424,29 @@ async fn a_request_that_is_taken_back_is_no_violation_p17() {
     let rig = Rig::start();
     let (_endpoint, connection) = rig.bare(ALPN).await.expect("it connects");
     let (mut send, mut receive) = connection.open_bi().await.expect("there is room");
-    send.write_all(&bytes(Frame::Generate(request(1)))[..9]).await.expect("it is taken");
+    send.write_all(&bytes(Frame::Generate(request(1)))[..9])
+        .await
+        .expect("it is taken");
     send.reset(code(CloseCode::Cancelled)).expect("it is open");
-    let error = within(receive.read_to_end(100)).await.expect_err("it is reset");
+    let error = within(receive.read_to_end(100))
+        .await
+        .expect_err("it is reset");
     let ReadToEndError::Read(quinn::ReadError::Reset(why)) = error else {
         panic!("it is reset: {error}");
     };
     assert_eq!(why, code(CloseCode::Cancelled));
     // The same connection serves the next one, with a frame in front that nobody knows (P-6).
     let (mut send, mut receive) = connection.open_bi().await.expect("there is room");
-    send.write_all(&[0x40, 0x5f, 2, 7, 7]).await.expect("it is taken");
-    send.write_all(&bytes(Frame::Generate(request(1)))).await.expect("it is taken");
+    send.write_all(&[0x40, 0x5f, 2, 7, 7])
+        .await
+        .expect("it is taken");
+    send.write_all(&bytes(Frame::Generate(request(1))))
+        .await
+        .expect("it is taken");
     let _ = send.finish();
-    let answer = within(receive.read_to_end(1000)).await.expect("it ends well");
+    let answer = within(receive.read_to_end(1000))
+        .await
+        .expect("it ends well");
     let mut reader = FrameReader::new(StreamRole::Response);
     reader.push(&answer);
     while reader.poll_frame().expect("our own frames").is_some() {}
@@ -379,26 +465,44 @@ async fn a_draining_server_ends_what_runs_p19() {
     }
     rig.server.drain(Duration::from_secs(9));
     // GoAway or not: the client learns it from its own state, or from the server's Error.
-    let refused = within(answer(&session, request(1))).await.expect_err("no new requests");
+    let refused = within(answer(&session, request(1)))
+        .await
+        .expect_err("no new requests");
     assert_eq!(refused.error_code(), Some(ErrorCode::Draining), "{refused}");
     drop(gate);
     let (text, _) = within(running).await.expect("what runs ends well");
     assert_eq!(text, "aaa");
     within(rig.server.close()).await;
-    let error = within(answer(&session, request(1))).await.expect_err("it is closed");
-    assert!(matches!(error, ClientError::Draining { .. } | ClientError::Closed { .. }), "{error}");
+    let error = within(answer(&session, request(1)))
+        .await
+        .expect_err("it is closed");
+    assert!(
+        matches!(
+            error,
+            ClientError::Draining { .. } | ClientError::Closed { .. }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn other_protocols_and_strangers_are_refused_p1() {
     let rig = Rig::start();
-    let error = within(rig.bare(b"h3")).await.expect_err("it is another protocol");
-    assert!(error.to_string().contains("120"), "TLS alert no_application_protocol: {error}");
+    let error = within(rig.bare(b"h3"))
+        .await
+        .expect_err("it is another protocol");
+    assert!(
+        error.to_string().contains("120"),
+        "TLS alert no_application_protocol: {error}"
+    );
     let stranger = Identity::loopback().expect("a certificate can be made");
     let trust = Trust::Roots(stranger.chain);
     let options = ClientOptions::default();
     let session = Session::connect(rig.address, "localhost", trust, options).await;
-    assert!(matches!(session, Err(ClientError::Insecure { .. })), "{session:?}");
+    assert!(
+        matches!(session, Err(ClientError::Insecure { .. })),
+        "{session:?}"
+    );
 }
 
 /// A server that speaks `outstation/1` and ends answers as it likes.
@@ -440,7 +544,9 @@ async fn a_broken_answer_is_never_whole_p13() {
         let session = within(Session::connect(address, "localhost", trust, options))
             .await
             .expect("it connects");
-        let error = within(answer(&session, request(9))).await.expect_err("it is not whole");
+        let error = within(answer(&session, request(9)))
+            .await
+            .expect_err("it is not whole");
         assert_eq!(error.to_string(), wanted);
     }
 }
