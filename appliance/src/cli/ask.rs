@@ -146,7 +146,10 @@ impl Stats {
         let ttft = self.ttft.unwrap_or_default();
         let tpot = match self.tokens {
             0 | 1 => "no second token".to_owned(),
-            n => format!("{:.2} ms", ms(self.e2e - ttft) / (n - 1) as f64),
+            n => format!(
+                "{:.2} ms",
+                ms(self.e2e.saturating_sub(ttft)) / (n - 1) as f64
+            ),
         };
         let usage = self.done.usage.unwrap_or_default();
         let inside = self.done.timings_us.unwrap_or_default();

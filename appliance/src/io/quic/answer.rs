@@ -71,9 +71,10 @@ async fn converse(
         Upload::Cancelled => return Ok(Outcome::Reset(CloseCode::Cancelled)),
         Upload::Overdue => return Ok(Outcome::Reset(CloseCode::Timeout)),
     };
-    let listing = match generate.want_token_ids {
-        true => IdListing::Listed,
-        false => IdListing::Counted,
+    let listing = if generate.want_token_ids {
+        IdListing::Listed
+    } else {
+        IdListing::Counted
     };
     let submitted = match convert::request(generate) {
         Ok(request) => shared.gateway.submit(request).await,

@@ -14,7 +14,7 @@ use super::{Drain, REQUESTS_MAX, UPLOADS_MAX, answer, code, control};
 use crate::io::gateway::Gateway;
 
 /// A connection without a request for this long is closed (P-24); who pings would stay forever.
-const UNUSED_MAX: Duration = Duration::from_secs(300);
+const UNUSED_MAX: Duration = Duration::from_mins(5);
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -139,13 +139,11 @@ async fn request(
     send: SendStream,
     receive: RecvStream,
 ) -> Result<(), ProtocolError> {
-    match draining {
-        None => answer::serve(shared, send, receive).await,
-        Some(_) => {
-            answer::refuse_draining(send).await;
-            Ok(())
-        }
+    if draining.is_none() {
+        return answer::serve(shared, send, receive).await;
     }
+    answer::refuse_draining(send).await;
+    Ok(())
 }
 
 /// Ids of a client's bidi streams are 0, 4, 8... Source: RFC 9000, section 2.1.

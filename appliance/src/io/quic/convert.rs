@@ -28,13 +28,11 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
 }
 
 fn without_effect(field: &str, value: Option<u32>) -> Result<(), Refusal> {
-    match value {
-        None => Ok(()),
-        Some(_) => {
-            let message = format!("{field} has no effect on this server yet: leave it out");
-            Err(Refusal::bad_request(field, message))
-        }
+    if value.is_none() {
+        return Ok(());
     }
+    let message = format!("{field} has no effect on this server yet: leave it out");
+    Err(Refusal::bad_request(field, message))
 }
 
 fn prompt(prompt: frame::Prompt) -> Prompt {

@@ -335,14 +335,14 @@ async fn what_cannot_be_served_is_refused_and_the_session_goes_on_p10() {
             .expect_err("it is refused");
         seen.push_str(&format!("{error}\n"));
     }
-    expect_test::expect![[r#"
+    expect_test::expect![[r"
         BAD_REQUEST: deadline_ms has no effect on this server yet: leave it out
         BAD_REQUEST: priority has no effect on this server yet: leave it out
         BAD_REQUEST: request_id has 3 bytes: it must have 16
         BAD_REQUEST: the request has no prompt: send text, token_ids or chat
         NO_MODEL: no model `other` here: this box serves `letters` (or say `default`)
         BAD_REQUEST: the prompt has 2 tokens and 63 more are asked for, the context has 64: shorten the prompt or lower max_tokens
-    "#]]
+    "]]
     .assert_eq(&seen);
     assert!(within(answer(&session, request(1))).await.is_ok());
 }
