@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -241,20 +241,20 @@ async fn read_body(request: Request) -> Result<bytes::Bytes, Response> {
         );
         return Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body));
     }
+    let too_large = || {
+        let message =
+            format!("the body is larger than {BODY_BYTES_MAX} bytes: send a shorter prompt");
+        let body = body_of("invalid_request_error", Some("request_too_large"), None, &message);
+        error(StatusCode::PAYLOAD_TOO_LARGE, &body)
+    };
+    // What `content-length` announces is refused before it is sent.
+    if HttpBody::size_hint(request.body()).lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
     match tokio::time::timeout(BODY_DEADLINE, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(cause)) if cause.downcast_ref::<LengthLimitError>().is_some() => {
-            let message =
-                format!("the body is larger than {BODY_BYTES_MAX} bytes: send a shorter prompt");
-            let body = body_of(
-                "invalid_request_error",
-                Some("request_too_large"),
-                None,
-                &message,
-            );
-            Err(error(StatusCode::PAYLOAD_TOO_LARGE, &body))
-        }
+        Ok(Err(cause)) if cause.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
         Ok(Err(cause)) => {
             let message = format!("the body broke off: {cause}");
             Err(refused(&Refusal::plain(RefusalKind::BadRequest, message)))
