@@ -366,7 +366,13 @@ fn what_is_not_json_is_refused_with_its_place() {
          content-length: {}\r\n\r\n",
         BODY_BYTES_MAX + 1
     );
-    check(&huge, &expect![[r#""#]]);
+    check(&huge, &expect![[r#"
+        HTTP/1.1 413 Payload Too Large
+        content-type: application/json
+        x-should-retry: false
+        content-length: 155
+        connection: close
+        {"error":{"code":"request_too_large","message":"the body is larger than 8454144 bytes: send a shorter prompt","param":null,"type":"invalid_request_error"}}"#]]);
 }
 
 #[test]
