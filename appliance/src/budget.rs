@@ -81,19 +81,28 @@ impl Budget {
     /// Adds up the consumers and sizes the KV pool.
     pub fn plan(
         serving: &ServingConfig,
+        threads: usize,
         model: &Model,
         files: FileSizes,
         limit: ByteSize,
     ) -> Result<Self, BudgetError> {
         let trained = model.dims.context_positions;
-        let context = serving.context_tokens_max.unwrap_or(trained.min(CONTEXT_TOKENS_DEFAULT));
+        let context = serving
+            .context_tokens_max
+            .unwrap_or(trained.min(CONTEXT_TOKENS_DEFAULT));
         if context > trained {
-            return Err(BudgetError::PastTraining { asked: context, trained });
+            return Err(BudgetError::PastTraining {
+                asked: context,
+                trained,
+            });
         }
-        let mut lines = fixed_lines(serving, model, files, context);
+        let mut lines = fixed_lines(serving, threads, model, files, context);
         let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
         let block_bytes = model.kv_bytes_per_position() * u64::from(KV_BLOCK_POSITIONS);
-        let (least, most) = (blocks_for(context), blocks_for(context) * serving.sequences_max);
+        let (least, most) = (
+            blocks_for(context),
+            blocks_for(context) * serving.sequences_max,
+        );
         let affordable = limit.0.saturating_sub(fixed) / block_bytes;
         if affordable < u64::from(least) {
             return Err(BudgetError::TooSmall {
@@ -143,6 +152,7 @@ fn engine_size(serving: &ServingConfig, kv_blocks: u32) -> EngineSize {
 /// All lines but the KV pool.
 fn fixed_lines(
     serving: &ServingConfig,
+    threads: usize,
     model: &Model,
     files: FileSizes,
     context: u32,
@@ -150,13 +160,24 @@ fn fixed_lines(
     let sequences = u64::from(serving.sequences_max);
     let under_way = sequences + u64::from(serving.queue_requests_max);
     let context = u64::from(context);
-    let line = |consumer, formula: String, bytes| BudgetLine { consumer, formula, bytes };
+    let line = |consumer, formula: String, bytes| BudgetLine {
+        consumer,
+        formula,
+        bytes,
+    };
     vec![
-        line("weights", "the model file, mapped read-only".into(), files.file_bytes),
+        line(
+            "weights",
+            "the model file, mapped read-only".into(),
+            files.file_bytes,
+        ),
         line(
             "step workspaces",
-            format!("{} columns of intermediate results, {sequences} rows of logits", serving.step_tokens_max),
-            CpuEngine::workspace_bytes(model, engine_size(serving, 0)),
+            format!(
+                "{} columns of intermediate results, {sequences} rows of logits, scratch of {threads} threads",
+                serving.step_tokens_max
+            ),
+            CpuEngine::workspace_bytes(model, engine_size(serving, 0), threads),
         ),
         line(
             "sampler",
@@ -170,7 +191,10 @@ fn fixed_lines(
         ),
         line(
             "requests under way",
-            format!("{under_way} × ({context} prompt ids × 4 B + {} events × 96 B)", limits::STREAM_TOKENS_BUFFERED_MAX),
+            format!(
+                "{under_way} × ({context} prompt ids × 4 B + {} events × 96 B)",
+                limits::STREAM_TOKENS_BUFFERED_MAX
+            ),
             under_way * (context * 4 + limits::STREAM_TOKENS_BUFFERED_MAX as u64 * 96),
         ),
         line(
@@ -180,7 +204,11 @@ fn fixed_lines(
         ),
         line(
             "connections",
-            format!("{} × {} (receive and send windows, TLS state)", serving.connections_max, ByteSize(CONNECTION_BYTES)),
+            format!(
+                "{} × {} (receive and send windows, TLS state)",
+                serving.connections_max,
+                ByteSize(CONNECTION_BYTES)
+            ),
             u64::from(serving.connections_max) * CONNECTION_BYTES,
         ),
         line("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
@@ -196,9 +224,21 @@ const RESERVE_BYTES: u64 = 48 << 20;
 impl std::fmt::Display for Budget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for line in &self.lines {
-            writeln!(f, "{:<22} {:>12}  {}", line.consumer, ByteSize(line.bytes).to_string(), line.formula)?;
+            writeln!(
+                f,
+                "{:<22} {:>12}  {}",
+                line.consumer,
+                ByteSize(line.bytes).to_string(),
+                line.formula
+            )?;
         }
-        writeln!(f, "{:<22} {:>12}  limit {}", "total", ByteSize(self.total_bytes).to_string(), ByteSize(self.limit_bytes))?;
+        writeln!(
+            f,
+            "{:<22} {:>12}  limit {}",
+            "total",
+            ByteSize(self.total_bytes).to_string(),
+            ByteSize(self.limit_bytes)
+        )?;
         write!(
             f,
             "{:<22} {:>12}  tokens in all, {} for one sequence",

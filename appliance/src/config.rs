@@ -50,7 +50,10 @@ pub struct ListenConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Self { quic: (loopback, 4433).into(), http: (loopback, 8080).into() }
+        Self {
+            quic: (loopback, 4433).into(),
+            http: (loopback, 8080).into(),
+        }
     }
 }
 
@@ -174,15 +177,40 @@ impl Config {
             if (1..=max).contains(&value) {
                 return Ok(());
             }
-            Err(ConfigError::Range { key, value: value.into(), min: 1, max: max.into() })
+            Err(ConfigError::Range {
+                key,
+                value: value.into(),
+                min: 1,
+                max: max.into(),
+            })
         };
         let serving = &self.serving;
-        within("serving.sequences_max", serving.sequences_max, limits::SEQUENCES_MAX)?;
-        within("serving.queue_requests_max", serving.queue_requests_max, limits::QUEUE_REQUESTS_MAX)?;
-        within("serving.step_tokens_max", serving.step_tokens_max, limits::STEP_COLUMNS_MAX)?;
-        within("serving.connections_max", serving.connections_max, limits::CONNECTIONS_MAX)?;
+        within(
+            "serving.sequences_max",
+            serving.sequences_max,
+            limits::SEQUENCES_MAX,
+        )?;
+        within(
+            "serving.queue_requests_max",
+            serving.queue_requests_max,
+            limits::QUEUE_REQUESTS_MAX,
+        )?;
+        within(
+            "serving.step_tokens_max",
+            serving.step_tokens_max,
+            limits::STEP_COLUMNS_MAX,
+        )?;
+        within(
+            "serving.connections_max",
+            serving.connections_max,
+            limits::CONNECTIONS_MAX,
+        )?;
         if let Some(context) = serving.context_tokens_max {
-            within("serving.context_tokens_max", context, limits::CONTEXT_POSITIONS_MAX)?;
+            within(
+                "serving.context_tokens_max",
+                context,
+                limits::CONTEXT_POSITIONS_MAX,
+            )?;
         }
         if let Some(threads) = self.engine.threads {
             within("engine.threads", threads.into(), limits::THREADS_MAX)?;
@@ -191,7 +219,10 @@ impl Config {
             let (step, sequences) = (serving.step_tokens_max, serving.sequences_max);
             return Err(ConfigError::StepBelowSequences { step, sequences });
         }
-        for (key, address) in [("listen.quic", self.listen.quic), ("listen.http", self.listen.http)] {
+        for (key, address) in [
+            ("listen.quic", self.listen.quic),
+            ("listen.http", self.listen.http),
+        ] {
             if !address.ip().to_canonical().is_loopback() {
                 return Err(ConfigError::OpenToAll { key, address });
             }
@@ -209,7 +240,10 @@ pub fn check_key(key: &str) -> Result<(), ConfigError> {
         .into_iter()
         .min_by_key(|known| strsim::damerau_levenshtein(known, key))
         .expect("there are keys");
-    Err(ConfigError::UnknownKey { key: key.to_owned(), nearest })
+    Err(ConfigError::UnknownKey {
+        key: key.to_owned(),
+        nearest,
+    })
 }
 
 /// A number of bytes, written like `6GiB`, `512 MiB` or `1000000`.
@@ -239,8 +273,11 @@ impl std::str::FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no size: write a number with KiB, MiB or GiB, like 6GiB");
-        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let wrong =
+            || format!("`{text}` is no size: write a number with KiB, MiB or GiB, like 6GiB");
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let unit: u64 = match unit.trim() {
             "" | "B" => 1,
@@ -257,7 +294,11 @@ impl std::str::FromStr for ByteSize {
         if !(0.0..1e18).contains(&bytes) {
             return Err(wrong());
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "in range"
+        )]
         Ok(Self(bytes as u64))
     }
 }

@@ -14,12 +14,12 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod generate;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod kv;
 pub mod limits;
 pub mod model;
-
 pub mod request;
 pub mod sampler;
 pub mod scheduler;

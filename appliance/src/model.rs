@@ -192,7 +192,9 @@ impl Model {
                 GateUpWeights::Split { gate, up } => vec![gate, up],
                 GateUpWeights::Fused(w) => vec![w],
             };
-            qkv.into_iter().chain(gate_up).chain([&layer.attention_output, &layer.down])
+            qkv.into_iter()
+                .chain(gate_up)
+                .chain([&layer.attention_output, &layer.down])
         });
         let head = (self.output != self.embedding).then_some(&self.output);
         std::iter::once(&self.embedding).chain(head).chain(layers)

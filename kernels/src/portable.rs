@@ -45,7 +45,8 @@ pub(crate) fn add(y: &mut [f32], x: &[f32]) {
 /// `y = gate · sigmoid(gate) · up`
 pub(crate) fn silu_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-        *y = gate / (1.0 + (-gate).exp()) * up;
+        let x = f64::from(*gate);
+        *y = (x / (1.0 + (-x).exp()) * f64::from(*up)) as f32;
     }
 }
 
@@ -53,8 +54,9 @@ pub(crate) fn silu_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
 /// Source: Hendrycks and Gimpel 2016, section 2.
 pub(crate) fn gelu_tanh_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-        let inner = std::f32::consts::FRAC_2_PI.sqrt() * (gate + 0.044_715 * gate.powi(3));
-        *y = 0.5 * gate * (1.0 + inner.tanh()) * up;
+        let x = f64::from(*gate);
+        let inner = std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3));
+        *y = (0.5 * x * (1.0 + inner.tanh()) * f64::from(*up)) as f32;
     }
 }
 

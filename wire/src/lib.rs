@@ -1,4 +1,5 @@
 //! Bytes that two programs agree on.
 #![forbid(unsafe_code)]
 
+pub mod frame;
 pub mod gguf;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use outstation_kernels::ops::Kernels;
 use serde_json::json;
 
 use super::exit::Failure;
@@ -69,8 +68,8 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     }
     check(args)?;
     let (name, bytes, model) = subject(args)?;
-    let mut kernels = load::kernels(args.isa.as_deref(), args.threads)?;
-    let bandwidth = read_bandwidth(&mut kernels, (*bytes).as_ref());
+    let isa = load::isa(args.isa.as_deref())?;
+    let threads = load::threads(args.threads);
     let batch_max = args.batch.iter().copied().max().expect("checked");
     let context = args.prompt + args.generate;
     let size = EngineSize {
@@ -80,8 +79,8 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     };
     let weights_bytes = model.bytes_read_per_step();
     let kv_bytes_per_position = model.kv_bytes_per_position();
-    let isa = kernels.isa().to_string();
-    let threads = kernels.threads();
+    let mut engine = CpuEngine::new(model, bytes, isa, load::team(threads), size);
+    let bandwidth = read_bandwidth(&mut engine);
     if !args.json {
         println!(
             "{name}: {} read for each step, {isa}, {threads} threads, read bandwidth {:.1} GB/s",
@@ -90,7 +89,6 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         );
         println!("{:>6} {:>14} {:>14} {:>18}", "batch", "prompt tok/s", "decode tok/s", "of read bandwidth");
     }
-    let mut engine = CpuEngine::new(model, bytes, kernels, size);
     let total = (args.batch.len() * args.repeat) as u64;
     let mut progress = Progress::new("bench", total);
     let mut done = 0;
@@ -112,7 +110,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         let share = decode_rate / f64::from(batch) * step_bytes / bandwidth;
         if args.json {
             let line = json!({
-                "model": name, "isa": isa, "threads": threads, "batch": batch,
+                "model": name, "isa": isa.to_string(), "threads": threads, "batch": batch,
                 "prompt_tokens": args.prompt, "generated_tokens": args.generate,
                 "prompt_tokens_per_s": prompt_rate, "decode_tokens_per_s": decode_rate,
                 "step_bytes": step_bytes, "read_bandwidth_bytes_per_s": bandwidth,
@@ -224,21 +222,16 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
     (rate(args.prompt, prefill), rate(args.generate * batch, decode))
 }
 
-/// Bytes per second that all threads read from memory together: the best of several passes over what the model reads.
-fn read_bandwidth(kernels: &mut Kernels, bytes: &[u8]) -> f64 {
-    // A small model lives in the cache; its limit is not memory's. Measure memory all the same, on a buffer past any cache.
-    let buffer;
-    let bytes = if bytes.len() < BANDWIDTH_BYTES {
-        buffer = vec![1u8; BANDWIDTH_BYTES];
-        &buffer[..]
-    } else {
-        bytes
-    };
+/// Bytes per second that all threads read from memory together: the best of several passes.
+///
+/// A small model lives in the cache, whose limit is not memory's: the buffer is larger than any cache.
+fn read_bandwidth(engine: &mut CpuEngine) -> f64 {
+    let buffer = vec![1u8; BANDWIDTH_BYTES];
     let mut best: f64 = 0.0;
     for _ in 0..5 {
         let started = Instant::now();
-        std::hint::black_box(kernels.read_bandwidth(bytes));
-        best = best.max(bytes.len() as f64 / started.elapsed().as_secs_f64());
+        std::hint::black_box(engine.kernels().read_bandwidth(&buffer));
+        best = best.max(buffer.len() as f64 / started.elapsed().as_secs_f64());
     }
     best
 }

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use outstation_kernels::isa::Isa;
-use outstation_kernels::ops::Kernels;
+use outstation_kernels::isa::{self, Isa};
 use outstation_kernels::team::{Pin, Team};
 use outstation_wire::gguf::Gguf;
 
@@ -84,10 +83,7 @@ fn parse(
     let gguf = Gguf::parse(file)?;
     let model = Model::from_gguf(&gguf)?;
     let vocabulary = Vocabulary::from_gguf(&gguf)?;
-    let tokenizer = match tokenizer_json {
-        Some(json) => Tokenizer::from_json(json, &vocabulary)?,
-        None => Tokenizer::new(&vocabulary)?,
-    };
+    let tokenizer = Tokenizer::new(&vocabulary)?;
     if tokenizer.vocab_size() != model.dims.vocabulary as usize {
         return Err(Failure::new(
             exit::BAD_INPUT,
@@ -102,12 +98,9 @@ fn parse(
         file_bytes: file.len() as u64,
         vocabulary_text_bytes: vocabulary.tokens.iter().map(|t| t.len() as u64).sum(),
     };
-    let template = match template_text.or(vocabulary.chat_template) {
-        Some(text) => Ok(ChatTemplate::new(&text, tokenizer.bos_eos_text())?),
-        None => Err("this model has no chat template: use /v1/completions, or set \
-                     model.chat_template_file"
-            .to_owned()),
-    };
+    let template = template_text.or(vocabulary.chat_template);
+    let (bos, eos) = tokenizer.bos_eos_text();
+    let template = ChatTemplate::new(template.as_deref(), &bos, &eos).map_err(|e| e.to_string());
     Ok(Loaded { name, bytes, model, tokenizer, template, sizes })
 }
 
@@ -117,7 +110,7 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
         Some(limit) => limit,
         None => memory_available()?,
     };
-    Ok(Budget::plan(&config.serving, &loaded.model, loaded.sizes, limit)?)
+    Ok(Budget::plan(&config.serving, threads(config.engine.threads), &loaded.model, loaded.sizes, limit)?)
 }
 
 /// What the machine can give: the smaller of MemAvailable and the cgroup's limit, less a tenth for everything else.
@@ -138,15 +131,22 @@ fn memory_available() -> Result<ByteSize, Failure> {
     Ok(ByteSize(available / 10 * 9))
 }
 
-/// The kernels as configured.
-pub(super) fn kernels(isa: Option<&str>, threads: Option<u16>) -> Result<Kernels, Failure> {
-    let isa = match isa {
-        None => Isa::detect(),
-        Some(name) => {
-            name.parse::<Isa>().map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?
-        }
-    };
+/// The instruction set as configured, or the best that there is.
+pub(super) fn isa(name: Option<&str>) -> Result<Isa, Failure> {
+    let Some(name) = name else { return Ok(isa::detect()) };
+    let isa: Isa = name.parse().map_err(|e| Failure::new(exit::CONFIG, format!("engine.isa `{name}`: {e}")))?;
+    if isa.available() {
+        return Ok(isa);
+    }
+    Err(Failure::new(exit::CONFIG, format!("this machine has no {isa}: leave engine.isa out for {}", isa::detect())))
+}
+
+/// Threads of the kernel team as configured, or one for each core.
+pub(super) fn threads(configured: Option<u16>) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = threads.map_or(cores.min(crate::limits::THREADS_MAX as usize), usize::from);
-    Ok(Kernels::new(isa, Team::new(threads, Pin::No)))
+    configured.map_or(cores.min(crate::limits::THREADS_MAX as usize), usize::from)
+}
+
+pub(super) fn team(threads: usize) -> Team {
+    Team::new(threads, Pin::Free)
 }

@@ -73,8 +73,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         logits_rows_max: rows,
         kv_blocks: blocks_for(context),
     };
-    let kernels = load::kernels(args.isa.as_deref(), args.threads)?;
-    let mut engine = CpuEngine::new(model, bytes, kernels, size);
+    let isa = load::isa(args.isa.as_deref())?;
+    let team = load::team(load::threads(args.threads));
+    let mut engine = CpuEngine::new(model, bytes, isa, team, size);
     if let Some(path) = &args.logits {
         write_logits(&mut engine, &submission.prompt, path)
             .map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))?;

@@ -108,8 +108,9 @@ fn start_engine(
         context_tokens_max: budget.context_tokens_max,
         vocabulary: model.dims.vocabulary,
     };
-    let kernels = load::kernels(config.engine.isa.as_deref(), config.engine.threads)?;
-    let engine = CpuEngine::new(model, bytes, kernels, budget.engine_size(serving));
+    let isa = load::isa(config.engine.isa.as_deref())?;
+    let team = load::team(load::threads(config.engine.threads));
+    let engine = CpuEngine::new(model, bytes, isa, team, budget.engine_size(serving));
     let scheduler = SchedulerLimits {
         sequences_max: serving.sequences_max,
         queue_requests_max: serving.queue_requests_max,

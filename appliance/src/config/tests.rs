@@ -5,7 +5,9 @@ use super::*;
 fn check(change: impl FnOnce(&mut Config), expected: Expect) {
     let mut config = Config::default();
     change(&mut config);
-    let shown = config.check().map_or_else(|e| e.to_string(), |()| "fine".to_owned());
+    let shown = config
+        .check()
+        .map_or_else(|e| e.to_string(), |()| "fine".to_owned());
     expected.assert_eq(&shown);
 }
 
@@ -40,7 +42,10 @@ fn nobody_is_served_in_public_without_credentials() {
             "`listen.http` is 0.0.0.0:80, which others can reach, but no credentials are configured: listen on 127.0.0.1 or [::1] (client certificates and API keys come with the appliance issue)"
         ],
     );
-    check(|c| c.listen.quic = "[::1]:1".parse().unwrap(), expect!["fine"]);
+    check(
+        |c| c.listen.quic = "[::1]:1".parse().unwrap(),
+        expect!["fine"],
+    );
 }
 
 #[test]
@@ -54,12 +59,17 @@ fn a_misspelt_key_finds_its_neighbour() {
 
 #[test]
 fn sizes_are_read_and_shown() {
-    let read = |text: &str| text.parse::<ByteSize>().map_or_else(|e| e, |s| format!("{} = {s}", s.0));
+    let read = |text: &str| {
+        text.parse::<ByteSize>()
+            .map_or_else(|e| e, |s| format!("{} = {s}", s.0))
+    };
     expect!["6442450944 = 6.00 GiB"].assert_eq(&read("6GiB"));
     expect!["1610612736 = 1.50 GiB"].assert_eq(&read("1.5 GiB"));
     expect!["1000 = 1000 B"].assert_eq(&read("1000"));
-    expect!["`6 GB` is no size: write a number with KiB, MiB or GiB, like 6GiB"].assert_eq(&read("6 GB"));
-    expect!["`-1` is no size: write a number with KiB, MiB or GiB, like 6GiB"].assert_eq(&read("-1"));
+    expect!["`6 GB` is no size: write a number with KiB, MiB or GiB, like 6GiB"]
+        .assert_eq(&read("6 GB"));
+    expect!["`-1` is no size: write a number with KiB, MiB or GiB, like 6GiB"]
+        .assert_eq(&read("-1"));
     expect!["`99999999999999GiB` is no size: write a number with KiB, MiB or GiB, like 6GiB"]
         .assert_eq(&read("99999999999999GiB"));
 }

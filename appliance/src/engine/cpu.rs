@@ -3,9 +3,12 @@
 //! All memory is taken in `new`: the KV cache, one buffer for each intermediate result, sized for the widest step.
 
 use half::f16;
+use outstation_kernels::isa::Isa;
 use outstation_kernels::ops::{
-    Activations, AttentionShape, GateUp, Kernels, KvLayer, KvLayerMut, KvSlot, Matrix, Query,
+    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvLayer, KvLayerMut, KvSlot,
+    Matrix, Query,
 };
+use outstation_kernels::team::Team;
 
 use super::{Engine, StepPlan};
 use crate::kv::BlockTables;
@@ -74,11 +77,19 @@ struct Rotation {
 
 impl CpuEngine {
     /// Takes all memory. `bytes` are the file that `model` was read from.
-    pub fn new(model: Model, bytes: ModelBytes, kernels: Kernels, size: EngineSize) -> Self {
+    pub fn new(model: Model, bytes: ModelBytes, isa: Isa, team: Team, size: EngineSize) -> Self {
+        let kernels = Kernels::new(isa, team, kernel_limits(&model));
         let cached = size.kv_blocks as usize * KV_BLOCK_POSITIONS as usize * model.dims.kv_width();
         let zeros = || vec![f16::ZERO; cached].into_boxed_slice();
         Self {
-            cache: model.layers.iter().map(|_| LayerCache { k: zeros(), v: zeros() }).collect(),
+            cache: model
+                .layers
+                .iter()
+                .map(|_| LayerCache {
+                    k: zeros(),
+                    v: zeros(),
+                })
+                .collect(),
             space: Space::new(&model, size.columns_max),
             logits: floats(size.logits_rows_max, model.dims.vocabulary as usize),
             model,
@@ -88,7 +99,7 @@ impl CpuEngine {
     }
 
     /// Bytes of the step's workspaces, as `new` takes them; the KV cache has its own line in the budget.
-    pub fn workspace_bytes(model: &Model, size: EngineSize) -> u64 {
+    pub fn workspace_bytes(model: &Model, size: EngineSize, threads: usize) -> u64 {
         let dims = &model.dims;
         let widths = Widths::of(model);
         let pairs: usize = model.ropes.iter().map(|r| 2 * r.inv_freq.len()).sum();
@@ -97,12 +108,23 @@ impl CpuEngine {
         let indexes = 2 * size_of::<u32>() + size_of::<KvSlot>() + size_of::<Query>();
         let columns = size.columns_max * (floats * size_of::<f32>() + indexes);
         let logits = size.logits_rows_max * dims.vocabulary as usize * size_of::<f32>();
-        (columns + logits + Activations::bytes(size.columns_max, widths.input)) as u64
+        let scratch = Kernels::bytes(kernel_limits(model), threads);
+        (columns + logits + scratch + Activations::bytes(size.columns_max, widths.input)) as u64
     }
 
     /// The description of the model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The kernels, for measurements beside a step.
+    pub fn kernels(&mut self) -> &mut Kernels {
+        &mut self.kernels
+    }
+
+    /// The file's bytes.
+    pub fn file(&self) -> &[u8] {
+        (*self.bytes).as_ref()
     }
 
     fn load_plan(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
@@ -137,7 +159,9 @@ impl CpuEngine {
 
 impl std::fmt::Debug for CpuEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CpuEngine").field("architecture", &self.model.architecture).finish_non_exhaustive()
+        f.debug_struct("CpuEngine")
+            .field("architecture", &self.model.architecture)
+            .finish_non_exhaustive()
     }
 }
 
@@ -149,7 +173,10 @@ impl Engine for CpuEngine {
     fn step(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
         let columns = plan.columns().len();
         assert!(columns > 0, "a step has work");
-        assert!(plan.logits_rows() * self.vocabulary() as usize <= self.logits.len(), "rows fit");
+        assert!(
+            plan.logits_rows() * self.vocabulary() as usize <= self.logits.len(),
+            "rows fit"
+        );
         self.load_plan(plan, tables);
         let mut pass = Pass {
             model: &self.model,
@@ -185,7 +212,8 @@ impl Pass<'_> {
     fn embed(&mut self) {
         let weight = matrix(self.bytes, &self.model.embedding);
         let x = &mut self.space.x[..self.columns * self.model.dims.hidden];
-        self.kernels.embed(&weight, &self.space.tokens, self.model.embedding_scale, x);
+        self.kernels
+            .embed(&weight, &self.space.tokens, self.model.embedding_scale, x);
     }
 
     /// x += post_norm(W_o · attention(rope(qk_norm(W_qkv · norm(x)))))
@@ -198,21 +226,34 @@ impl Pass<'_> {
         let k = &mut self.space.k[..columns * dims.kv_width()];
         let v = &self.space.v[..columns * dims.kv_width()];
         if let Some([q_norm, k_norm]) = &layer.qk_norm {
-            self.kernels.rms_norm_in_place(q, q_norm, self.model.norm_eps);
-            self.kernels.rms_norm_in_place(k, k_norm, self.model.norm_eps);
+            self.kernels
+                .rms_norm_in_place(q, q_norm, self.model.norm_eps);
+            self.kernels
+                .rms_norm_in_place(k, k_norm, self.model.norm_eps);
         }
         if let Some(index) = layer.rope {
             let rope = &self.model.ropes[index];
             let len = columns * rope.inv_freq.len();
             let Rotation { cos, sin } = &self.space.rotations[index];
             let (cos, sin) = (&cos[..len], &sin[..len]);
-            self.kernels.rope(q, dims.heads, dims.head_dim, rope.style, cos, sin);
-            self.kernels.rope(k, dims.kv_heads, dims.head_dim, rope.style, cos, sin);
+            self.kernels
+                .rope(q, dims.heads, dims.head_dim, rope.style, cos, sin);
+            self.kernels
+                .rope(k, dims.kv_heads, dims.head_dim, rope.style, cos, sin);
         }
         let layout = (dims.kv_heads, dims.head_dim, KV_BLOCK_POSITIONS as usize);
         let (kv_heads, head_dim, block_positions) = layout;
-        let LayerCache { k: cache_k, v: cache_v } = cache;
-        let into = KvLayerMut { k: cache_k, v: cache_v, kv_heads, head_dim, block_positions };
+        let LayerCache {
+            k: cache_k,
+            v: cache_v,
+        } = cache;
+        let into = KvLayerMut {
+            k: cache_k,
+            v: cache_v,
+            kv_heads,
+            head_dim,
+            block_positions,
+        };
         self.kernels.store_kv(k, v, &self.space.slots, into);
         let shape = AttentionShape {
             heads: dims.heads,
@@ -221,11 +262,26 @@ impl Pass<'_> {
             scale: layer.attention_scale,
             window: layer.window,
         };
-        let kv = KvLayer { k: cache_k, v: cache_v, kv_heads, head_dim, block_positions };
+        let kv = KvLayer {
+            k: cache_k,
+            v: cache_v,
+            kv_heads,
+            head_dim,
+            block_positions,
+        };
         let attended = &mut self.space.attended[..columns * dims.q_width()];
-        self.kernels.attention(&shape, q, kv, &self.space.queries, tables, attended);
-        self.kernels.load(attended, columns, dims.q_width(), &mut self.space.activations);
-        self.project_back(&layer.attention_output, layer.attention_post_norm.as_deref());
+        self.kernels
+            .attention(&shape, q, kv, &self.space.queries, tables, attended);
+        self.kernels.load(
+            attended,
+            columns,
+            dims.q_width(),
+            &mut self.space.activations,
+        );
+        self.project_back(
+            &layer.attention_output,
+            layer.attention_post_norm.as_deref(),
+        );
     }
 
     /// x += post_norm(W_down · (act(W_gate · norm(x)) ⊙ (W_up · norm(x))))
@@ -236,9 +292,14 @@ impl Pass<'_> {
         let gate_up = match &layer.gate_up {
             GateUpWeights::Split { gate, up } => {
                 let (gate, up) = (matrix(self.bytes, gate), matrix(self.bytes, up));
-                self.kernels.matmul(&gate, &space.activations, &mut space.gate[..columns * ffn]);
-                self.kernels.matmul(&up, &space.activations, &mut space.up[..columns * ffn]);
-                GateUp::Split { gate: &space.gate[..columns * ffn], up: &space.up[..columns * ffn] }
+                self.kernels
+                    .matmul(&gate, &space.activations, &mut space.gate[..columns * ffn]);
+                self.kernels
+                    .matmul(&up, &space.activations, &mut space.up[..columns * ffn]);
+                GateUp::Split {
+                    gate: &space.gate[..columns * ffn],
+                    up: &space.up[..columns * ffn],
+                }
             }
             GateUpWeights::Fused(both) => {
                 let both = matrix(self.bytes, both);
@@ -252,7 +313,8 @@ impl Pass<'_> {
             Activation::Silu => self.kernels.silu_mul(gate_up, gated),
             Activation::GeluTanh => self.kernels.gelu_tanh_mul(gate_up, gated),
         }
-        self.kernels.load(gated, columns, ffn, &mut space.activations);
+        self.kernels
+            .load(gated, columns, ffn, &mut space.activations);
         self.project_back(&layer.down, layer.ffn_post_norm.as_deref());
     }
 
@@ -263,23 +325,32 @@ impl Pass<'_> {
         if rows == 0 {
             return;
         }
-        let asked = plan.columns().iter().enumerate().filter(|(_, column)| column.logits);
+        let asked = plan
+            .columns()
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| column.logits);
         for (row, (column, _)) in asked.enumerate() {
-            self.space.x.copy_within(column * hidden..(column + 1) * hidden, row * hidden);
+            self.space
+                .x
+                .copy_within(column * hidden..(column + 1) * hidden, row * hidden);
         }
         self.columns = rows;
         self.norm_into_activations(&self.model.output_norm);
         let weight = matrix(self.bytes, &self.model.output);
         let logits = &mut logits[..rows * weight.rows];
-        self.kernels.matmul(&weight, &self.space.activations, logits);
+        self.kernels
+            .matmul(&weight, &self.space.activations, logits);
     }
 
     fn norm_into_activations(&mut self, weight: &[f32]) {
         let hidden = self.model.dims.hidden;
         let len = self.columns * hidden;
         let normed = &mut self.space.normed[..len];
-        self.kernels.rms_norm(&self.space.x[..len], weight, self.model.norm_eps, normed);
-        self.kernels.load(normed, self.columns, hidden, &mut self.space.activations);
+        self.kernels
+            .rms_norm(&self.space.x[..len], weight, self.model.norm_eps, normed);
+        self.kernels
+            .load(normed, self.columns, hidden, &mut self.space.activations);
     }
 
     fn project_qkv(&mut self, layer: &Layer) {
@@ -290,15 +361,23 @@ impl Pass<'_> {
         let k = &mut space.k[..columns * kv_width];
         let v = &mut space.v[..columns * kv_width];
         match &layer.qkv {
-            Qkv::Split { q: w_q, k: w_k, v: w_v } => {
-                self.kernels.matmul(&matrix(self.bytes, w_q), &space.activations, q);
-                self.kernels.matmul(&matrix(self.bytes, w_k), &space.activations, k);
-                self.kernels.matmul(&matrix(self.bytes, w_v), &space.activations, v);
+            Qkv::Split {
+                q: w_q,
+                k: w_k,
+                v: w_v,
+            } => {
+                self.kernels
+                    .matmul(&matrix(self.bytes, w_q), &space.activations, q);
+                self.kernels
+                    .matmul(&matrix(self.bytes, w_k), &space.activations, k);
+                self.kernels
+                    .matmul(&matrix(self.bytes, w_v), &space.activations, v);
             }
             Qkv::Fused(both) => {
                 let width = q_width + 2 * kv_width;
                 let qkv = &mut space.qkv[..columns * width];
-                self.kernels.matmul(&matrix(self.bytes, both), &space.activations, qkv);
+                self.kernels
+                    .matmul(&matrix(self.bytes, both), &space.activations, qkv);
                 for (column, row) in qkv.chunks_exact(width).enumerate() {
                     let (row_q, row_kv) = row.split_at(q_width);
                     let (row_k, row_v) = row_kv.split_at(kv_width);
@@ -319,16 +398,29 @@ impl Pass<'_> {
     fn project_back(&mut self, weight: &Weight, post_norm: Option<&[f32]>) {
         let len = self.columns * self.model.dims.hidden;
         let result = &mut self.space.result[..len];
-        self.kernels.matmul(&matrix(self.bytes, weight), &self.space.activations, result);
+        self.kernels
+            .matmul(&matrix(self.bytes, weight), &self.space.activations, result);
         if let Some(norm) = post_norm {
-            self.kernels.rms_norm_in_place(result, norm, self.model.norm_eps);
+            self.kernels
+                .rms_norm_in_place(result, norm, self.model.norm_eps);
         }
         self.kernels.add(&mut self.space.x[..len], result);
     }
 }
 
 fn matrix<'a>(bytes: &'a [u8], weight: &Weight) -> Matrix<'a> {
-    Matrix::new(weight.format, weight.rows, weight.cols, &bytes[weight.bytes.clone()])
+    Matrix::new(
+        weight.format,
+        weight.rows,
+        weight.cols,
+        &bytes[weight.bytes.clone()],
+    )
+}
+
+fn kernel_limits(model: &Model) -> KernelLimits {
+    KernelLimits {
+        cols_max: Widths::of(model).input,
+    }
 }
 
 /// Widths of the buffers that depend on which projections are fused.
@@ -344,10 +436,20 @@ impl Widths {
     fn of(model: &Model) -> Self {
         let dims = &model.dims;
         let fused_qkv = model.layers.iter().any(|l| matches!(l.qkv, Qkv::Fused(_)));
-        let fused_gate = model.layers.iter().any(|l| matches!(l.gate_up, GateUpWeights::Fused(_)));
-        let split_gate = model.layers.iter().any(|l| matches!(l.gate_up, GateUpWeights::Split { .. }));
+        let fused_gate = model
+            .layers
+            .iter()
+            .any(|l| matches!(l.gate_up, GateUpWeights::Fused(_)));
+        let split_gate = model
+            .layers
+            .iter()
+            .any(|l| matches!(l.gate_up, GateUpWeights::Split { .. }));
         Self {
-            qkv: if fused_qkv { dims.q_width() + 2 * dims.kv_width() } else { 0 },
+            qkv: if fused_qkv {
+                dims.q_width() + 2 * dims.kv_width()
+            } else {
+                0
+            },
             gate: if fused_gate { 2 * dims.ffn } else { dims.ffn },
             up: if split_gate { dims.ffn } else { 0 },
             input: dims.hidden.max(dims.q_width()).max(dims.ffn),
@@ -376,7 +478,10 @@ impl Space {
             rotations: model
                 .ropes
                 .iter()
-                .map(|r| Rotation { cos: buffer(r.inv_freq.len()), sin: buffer(r.inv_freq.len()) })
+                .map(|r| Rotation {
+                    cos: buffer(r.inv_freq.len()),
+                    sin: buffer(r.inv_freq.len()),
+                })
                 .collect(),
             tokens: Vec::with_capacity(columns_max),
             positions: Vec::with_capacity(columns_max),

@@ -71,7 +71,10 @@ pub fn start<E: Engine + Send + 'static>(
     station: Station<E>,
     sizes: RingSizes,
 ) -> std::io::Result<EngineHandle> {
-    assert!(sizes.events >= 2 * station.events_per_call_max(), "a step's events fit twice");
+    assert!(
+        sizes.events >= 2 * station.events_per_call_max(),
+        "a step's events fit twice"
+    );
     let (requests, requests_in) = HeapRb::new(sizes.requests).split();
     let (events_out, events) = HeapRb::new(sizes.events).split();
     let bell = Arc::new(Notify::new());
@@ -86,12 +89,22 @@ pub fn start<E: Engine + Send + 'static>(
         stop: stop.clone(),
         started: Instant::now(),
     };
-    let join = thread::Builder::new().name("engine".into()).spawn(move || {
-        engine.warm_up();
-        engine.run();
-    })?;
+    let join = thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || {
+            engine.warm_up();
+            engine.run();
+        })?;
     let thread = join.thread().clone();
-    Ok(EngineHandle { requests, events, bell, board, thread, stop, join })
+    Ok(EngineHandle {
+        requests,
+        events,
+        bell,
+        board,
+        thread,
+        stop,
+        join,
+    })
 }
 
 struct EngineLoop<E> {
@@ -111,7 +124,8 @@ impl<E: Engine> EngineLoop<E> {
             if self.has_room() {
                 outcome = self.turn();
             }
-            self.board.publish(self.station.occupancy(), self.station.totals());
+            self.board
+                .publish(self.station.occupancy(), self.station.totals());
             if outcome == StepOutcome::Idle && self.requests.is_empty() {
                 // An unpark between the check and here makes this return at once. The timeout covers a full event ring.
                 thread::park_timeout(IDLE_LOOK);
@@ -122,7 +136,9 @@ impl<E: Engine> EngineLoop<E> {
     /// Takes what came in, runs a step, passes on what happened.
     fn turn(&mut self) -> StepOutcome {
         while self.has_room() {
-            let Some(request) = self.requests.try_pop() else { break };
+            let Some(request) = self.requests.try_pop() else {
+                break;
+            };
             let now = self.started.elapsed();
             match request {
                 ToEngine::Submit(submission) => self.station.handle_submit(now, submission),
@@ -148,7 +164,10 @@ impl<E: Engine> EngineLoop<E> {
         let mut any = false;
         while let Some(event) = self.station.poll_event() {
             any = true;
-            assert!(self.events.try_push(event).is_ok(), "room was checked before the call");
+            assert!(
+                self.events.try_push(event).is_ok(),
+                "room was checked before the call"
+            );
         }
         if any {
             self.bell.notify_one();
@@ -170,9 +189,19 @@ impl<E: Engine> EngineLoop<E> {
             }),
         );
         let started = self.started;
-        assert_eq!(self.station.step(&mut || started.elapsed()), StepOutcome::Worked);
-        let ended = std::iter::from_fn(|| self.station.poll_event())
-            .any(|event| matches!(event, Event::Ended { outcome: Outcome::Length, .. }));
+        assert_eq!(
+            self.station.step(&mut || started.elapsed()),
+            StepOutcome::Worked
+        );
+        let ended = std::iter::from_fn(|| self.station.poll_event()).any(|event| {
+            matches!(
+                event,
+                Event::Ended {
+                    outcome: Outcome::Length,
+                    ..
+                }
+            )
+        });
         assert!(ended, "one token was asked for and drawn");
         self.board.set_ready();
         self.bell.notify_one();

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ringbuf::traits::{Consumer, Observer, Producer};
 use tokio::sync::mpsc::{self, OwnedPermit};
@@ -21,7 +21,7 @@ use crate::request::{
 };
 use crate::sampler::splitmix;
 use crate::scheduler::{Event, Outcome};
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
 
 /// What the box serves, for lists and checks.
@@ -68,7 +68,11 @@ struct Shared {
 }
 
 enum Command {
-    Submit { request: ToEngine, id: RequestId, events: mpsc::Sender<Event> },
+    Submit {
+        request: ToEngine,
+        id: RequestId,
+        events: mpsc::Sender<Event>,
+    },
     Cancel(RequestId),
 }
 
@@ -106,8 +110,18 @@ impl Gateway {
             ended: ended.clone(),
             places_max: requests_under_way,
         };
-        let dispatcher = Dispatcher { engine, commands: receiver, routes: HashMap::new(), ended };
-        (Self { shared: Arc::new(shared) }, dispatcher)
+        let dispatcher = Dispatcher {
+            engine,
+            commands: receiver,
+            routes: HashMap::new(),
+            ended,
+        };
+        (
+            Self {
+                shared: Arc::new(shared),
+            },
+            dispatcher,
+        )
     }
 
     /// What is served.
@@ -153,7 +167,10 @@ impl Gateway {
         if self.draining() {
             let message = "the box is going down: try another one, or this one in a minute";
             let refusal = Refusal::plain(RefusalKind::Draining, message);
-            return Err(Refusal { retry_after_ms: Some(60_000), ..refusal });
+            return Err(Refusal {
+                retry_after_ms: Some(60_000),
+                ..refusal
+            });
         }
         self.check_model(request.model.as_deref())?;
         request.check(&shared.text.limits)?;
@@ -169,13 +186,22 @@ impl Gateway {
         let events_max = (submission.tokens_max as usize).min(limits::STREAM_TOKENS_BUFFERED_MAX);
         let (events, receiver) = mpsc::channel(events_max + 8);
         let closed = |_| Refusal::plain(RefusalKind::Internal, "the engine has stopped");
-        let cancel = shared.commands.clone().reserve_owned().await.map_err(closed)?;
+        let cancel = shared
+            .commands
+            .clone()
+            .reserve_owned()
+            .await
+            .map_err(closed)?;
         let command = Command::Submit {
             request: ToEngine::Submit(Box::new(submission)),
             id,
             events,
         };
-        shared.commands.send(command).await.map_err(|_| closed(mpsc::error::SendError(())))?;
+        shared
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| closed(mpsc::error::SendError(())))?;
         let mut generation = Generation {
             gateway: self.clone(),
             id,
@@ -205,7 +231,9 @@ impl Gateway {
                 param: Some("model".to_owned()),
                 ..Refusal::plain(
                     RefusalKind::NoModel,
-                    format!("no model `{name}` here: this box serves `{served}` (or say `default`)"),
+                    format!(
+                        "no model `{name}` here: this box serves `{served}` (or say `default`)"
+                    ),
                 )
             }),
         }
@@ -216,7 +244,10 @@ impl Gateway {
         if prompt_bytes(&request.prompt) > limits::PROMPT_BYTES_MAX {
             return Err(Refusal::bad_request(
                 "prompt",
-                format!("the prompt is larger than {} bytes", limits::PROMPT_BYTES_MAX),
+                format!(
+                    "the prompt is larger than {} bytes",
+                    limits::PROMPT_BYTES_MAX
+                ),
             ));
         }
         if prompt_bytes(&request.prompt) < TOKENIZE_INLINE_BYTES_MAX {
@@ -236,7 +267,10 @@ fn prompt_bytes(prompt: &Prompt) -> usize {
     match prompt {
         Prompt::Text(text) => text.len(),
         Prompt::Ids(ids) => 4 * ids.len(),
-        Prompt::Chat(messages) => messages.iter().map(|m| m.role.len() + m.content.len()).sum(),
+        Prompt::Chat(messages) => messages
+            .iter()
+            .map(|m| m.role.len() + m.content.len())
+            .sum(),
     }
 }
 
@@ -258,9 +292,19 @@ impl TextModel {
             Prompt::Chat(messages) => {
                 let refuse = |message: String| Refusal::bad_request("messages", message);
                 let template = self.template.as_ref().map_err(|why| refuse(why.clone()))?;
-                let text = template.render(messages).map_err(|e| refuse(e.to_string()))?;
-                // The template writes the beginning of the sequence itself where the model wants one.
-                Ok(self.tokenizer.encode(&text, Special::Parse, Bos::Omit))
+                let messages: Vec<_> = messages
+                    .iter()
+                    .map(|m| Message {
+                        role: &m.role,
+                        content: &m.content,
+                    })
+                    .collect();
+                let now = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                template
+                    .prompt_ids(&self.tokenizer, &messages, now.as_secs())
+                    .map_err(|e| refuse(e.to_string()))
             }
         }
     }
@@ -333,9 +377,12 @@ impl Generation {
                 Some(Piece::Started { queue })
             }
             Some(Event::Token { token, .. }) => Some(self.text(token)),
-            Some(Event::Ended { outcome, usage, timings, .. }) => {
-                Some(self.end(outcome, usage, timings))
-            }
+            Some(Event::Ended {
+                outcome,
+                usage,
+                timings,
+                ..
+            }) => Some(self.end(outcome, usage, timings)),
             None => {
                 self.finished = Some(None);
                 Some(Piece::Failed(Refusal::plain(
@@ -356,7 +403,10 @@ impl Generation {
                 self.queued_before = queued_before;
                 Ok(())
             }
-            Some(Event::Ended { outcome: Outcome::Overloaded { retry_after_ms }, .. }) => {
+            Some(Event::Ended {
+                outcome: Outcome::Overloaded { retry_after_ms },
+                ..
+            }) => {
                 self.cancel = None;
                 Err(overloaded(retry_after_ms))
             }
@@ -387,7 +437,12 @@ impl Generation {
                     token_ids.push(next);
                     token = next;
                 }
-                Ok(Event::Ended { outcome, usage, timings, .. }) => {
+                Ok(Event::Ended {
+                    outcome,
+                    usage,
+                    timings,
+                    ..
+                }) => {
                     let last = self.end(outcome, usage, timings);
                     if let Piece::Text { text: rest, .. } = last {
                         text.push_str(&rest);
@@ -406,8 +461,16 @@ impl Generation {
     fn end(&mut self, outcome: Outcome, usage: Usage, timings: Timings) -> Piece {
         self.cancel = None;
         let done = match outcome {
-            Outcome::Stop => Piece::Done { finish: FinishReason::Stop, usage, timings },
-            Outcome::Length => Piece::Done { finish: FinishReason::Length, usage, timings },
+            Outcome::Stop => Piece::Done {
+                finish: FinishReason::Stop,
+                usage,
+                timings,
+            },
+            Outcome::Length => Piece::Done {
+                finish: FinishReason::Length,
+                usage,
+                timings,
+            },
             Outcome::Cancelled | Outcome::Overloaded { .. } => Piece::Failed(Refusal::plain(
                 RefusalKind::Internal,
                 "the request was cancelled by the box",
@@ -420,7 +483,10 @@ impl Generation {
             return done;
         }
         self.finished = Some(Some(done));
-        Piece::Text { text, token_ids: Vec::new() }
+        Piece::Text {
+            text,
+            token_ids: Vec::new(),
+        }
     }
 
     /// A stop string was met: the engine is told, and what it drew in the meantime is not shown.
@@ -438,10 +504,16 @@ impl Generation {
         let first = self.first_token.unwrap_or(now);
         let timings = Timings {
             queue: self.queue,
-            prefill: self.started.map_or(Duration::ZERO, |started| first - started),
+            prefill: self
+                .started
+                .map_or(Duration::ZERO, |started| first - started),
             decode: now - first,
         };
-        let done = Piece::Done { finish: FinishReason::Stop, usage, timings };
+        let done = Piece::Done {
+            finish: FinishReason::Stop,
+            usage,
+            timings,
+        };
         self.finished = Some(Some(done));
     }
 }
@@ -481,23 +553,30 @@ impl Dispatcher {
 
     fn pass_command(&mut self, command: Command) {
         let request = match command {
-            Command::Submit { request, id, events } => {
+            Command::Submit {
+                request,
+                id,
+                events,
+            } => {
                 self.routes.insert(id, events);
                 request
             }
             Command::Cancel(id) => ToEngine::Cancel(id),
         };
         let pushed = self.engine.requests.try_push(request);
-        assert!(pushed.is_ok(), "room was checked before the command was taken");
+        assert!(
+            pushed.is_ok(),
+            "room was checked before the command was taken"
+        );
         self.engine.wake();
     }
 
     fn pass_events(&mut self) {
         while let Some(event) = self.engine.events.try_pop() {
             let (id, last) = match &event {
-                Event::Accepted { id, .. } | Event::Started { id, .. } | Event::Token { id, .. } => {
-                    (*id, false)
-                }
+                Event::Accepted { id, .. }
+                | Event::Started { id, .. }
+                | Event::Token { id, .. } => (*id, false),
                 Event::Ended { submission, .. } => (submission.id, true),
             };
             // A stream that is full or gone is left alone: its reader finds the channel closed, its drop cancels.

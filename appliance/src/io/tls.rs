@@ -63,8 +63,15 @@ pub fn loopback_certificate_path(port: u16) -> PathBuf {
 pub fn publish_loopback_certificate(pem: &str, port: u16) -> Result<PathBuf, IdentityError> {
     let path = loopback_certificate_path(port);
     let folder = runtime_folder();
-    let failed = |source| IdentityError::Write { path: path.clone(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+    let failed = |source| IdentityError::Write {
+        path: path.clone(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(failed)?;
     if fs::metadata(&folder).map_err(failed)?.uid() != user().map_err(failed)? {
         return Err(IdentityError::Foreign { path: folder });
     }
@@ -72,7 +79,9 @@ pub fn publish_loopback_certificate(pem: &str, port: u16) -> Result<PathBuf, Ide
     let mut options = fs::OpenOptions::new();
     let options = options.write(true).create(true).truncate(true).mode(0o600);
     let write = |at: &Path| options.open(at)?.write_all(pem.as_bytes());
-    write(&fresh).and_then(|()| fs::rename(&fresh, &path)).map_err(failed)?;
+    write(&fresh)
+        .and_then(|()| fs::rename(&fresh, &path))
+        .map_err(failed)?;
     Ok(path)
 }
 

@@ -25,16 +25,26 @@ pub enum WeightsError {
 }
 
 /// Maps a file read-only. Pages come in as they are touched and can be given back, so the map costs no memory of its own.
-#[expect(unsafe_code, reason = "a map is the only way to serve weights larger than half of memory")]
+#[expect(
+    unsafe_code,
+    reason = "a map is the only way to serve weights larger than half of memory"
+)]
 pub fn map(path: &Path) -> Result<Mmap, WeightsError> {
-    let open = |source| WeightsError::Open { path: path.to_owned(), source };
+    let open = |source| WeightsError::Open {
+        path: path.to_owned(),
+        source,
+    };
     let file = File::open(path).map_err(open)?;
     let metadata = file.metadata().map_err(open)?;
     if metadata.is_dir() {
-        return Err(open(std::io::Error::other("it is a folder: name the .gguf file in it")));
+        return Err(open(std::io::Error::other(
+            "it is a folder: name the .gguf file in it",
+        )));
     }
     if metadata.len() == 0 {
-        return Err(WeightsError::Empty { path: path.to_owned() });
+        return Err(WeightsError::Empty {
+            path: path.to_owned(),
+        });
     }
     // SAFETY: the map is private and read-only, and nobody gets it as `&mut`. The callee's condition is that the file does
     // not change underneath. Model files are put in place by rename and never written again (the OTA slots enforce that);

@@ -55,20 +55,37 @@ enum Pattern {
 /// The table. Sources: the models' reference implementations in Hugging Face transformers; GGUF's conventions as
 /// documented by llama.cpp (llama and smollm3 files have their query and key rows permuted for adjacent pairs).
 const ARCHITECTURES: [Architecture; 6] = [
-    Architecture { name: "llama", rope: RopeStyle::Adjacent, ..PLAIN },
-    Architecture { name: "qwen2", ..PLAIN },
-    Architecture { name: "qwen3", qk_norm: QkNorm::PerHead, ..PLAIN },
+    Architecture {
+        name: "llama",
+        rope: RopeStyle::Adjacent,
+        ..PLAIN
+    },
+    Architecture {
+        name: "qwen2",
+        ..PLAIN
+    },
+    Architecture {
+        name: "qwen3",
+        qk_norm: QkNorm::PerHead,
+        ..PLAIN
+    },
     Architecture {
         name: "gemma3",
         activation: Activation::GeluTanh,
         qk_norm: QkNorm::PerHead,
         post_norms: PostNorms::Present,
         embedding_scale: EmbeddingScale::SqrtHidden,
-        pattern: Pattern::SlidingBut { every: 6, sliding_theta: 10_000.0 },
+        pattern: Pattern::SlidingBut {
+            every: 6,
+            sliding_theta: 10_000.0,
+        },
         scaled_by_hidden_at_layers: Some(62), // Gemma 3 27B: query_pre_attn_scalar = 5376 / 32
         ..PLAIN
     },
-    Architecture { name: "phi3", ..PLAIN },
+    Architecture {
+        name: "phi3",
+        ..PLAIN
+    },
     Architecture {
         name: "smollm3",
         rope: RopeStyle::Adjacent,
@@ -91,12 +108,23 @@ const PLAIN: Architecture = Architecture {
 /// Reads the whole description.
 pub(super) fn read(gguf: &Gguf<'_>) -> Result<Model, ModelError> {
     const KEY: &str = "general.architecture";
-    let name = gguf.str(KEY)?.ok_or_else(|| ModelError::MissingKey { key: KEY.to_owned() })?;
-    let architecture = ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| {
-        let known: Vec<_> = ARCHITECTURES.iter().map(|a| a.name).collect();
-        ModelError::UnknownArchitecture { found: name.to_owned(), known: known.join(", ") }
+    let name = gguf.str(KEY)?.ok_or_else(|| ModelError::MissingKey {
+        key: KEY.to_owned(),
     })?;
-    let reader = Reader { gguf, architecture: name };
+    let architecture = ARCHITECTURES
+        .iter()
+        .find(|a| a.name == name)
+        .ok_or_else(|| {
+            let known: Vec<_> = ARCHITECTURES.iter().map(|a| a.name).collect();
+            ModelError::UnknownArchitecture {
+                found: name.to_owned(),
+                known: known.join(", "),
+            }
+        })?;
+    let reader = Reader {
+        gguf,
+        architecture: name,
+    };
     read_as(&reader, architecture)
 }
 
@@ -104,8 +132,9 @@ fn read_as(reader: &Reader<'_>, architecture: &Architecture) -> Result<Model, Mo
     let dims = read_dims(reader)?;
     let vocabulary = dims.vocabulary as usize;
     let embedding = reader.weight("token_embd.weight", vocabulary, dims.hidden)?;
-    let output =
-        reader.weight_if("output.weight", vocabulary, dims.hidden)?.unwrap_or(embedding.clone());
+    let output = reader
+        .weight_if("output.weight", vocabulary, dims.hidden)?
+        .unwrap_or(embedding.clone());
     let layers = reader.count("block_count", LAYERS_MAX)?;
     let scaled_width = match architecture.scaled_by_hidden_at_layers {
         Some(special) if special == layers => dims.hidden / dims.heads,
@@ -167,17 +196,21 @@ fn read_dims(reader: &Reader<'_>) -> Result<Dims, ModelError> {
 /// The rows of the embedding say how many tokens there are; metadata may leave it out.
 fn vocabulary(reader: &Reader<'_>) -> Result<u32, ModelError> {
     const NAME: &str = "token_embd.weight";
-    let tensor = reader.gguf.tensor(NAME).ok_or_else(|| ModelError::MissingTensor {
-        name: NAME.to_owned(),
-        architecture: reader.architecture.to_owned(),
-    })?;
-    u32::try_from(tensor.rows()).ok().filter(|&rows| (1..=VOCABULARY_MAX).contains(&rows)).ok_or_else(
-        || ModelError::BadValue {
+    let tensor = reader
+        .gguf
+        .tensor(NAME)
+        .ok_or_else(|| ModelError::MissingTensor {
+            name: NAME.to_owned(),
+            architecture: reader.architecture.to_owned(),
+        })?;
+    u32::try_from(tensor.rows())
+        .ok()
+        .filter(|&rows| (1..=VOCABULARY_MAX).contains(&rows))
+        .ok_or_else(|| ModelError::BadValue {
             key: NAME.to_owned(),
             value: format!("{} rows", tensor.rows()),
             why: format!("a vocabulary has 1 to {VOCABULARY_MAX} tokens"),
-        },
-    )
+        })
 }
 
 fn read_ropes(
@@ -187,12 +220,28 @@ fn read_ropes(
 ) -> Result<Box<[Rope]>, ModelError> {
     let theta = reader.positive_or("rope.freq_base", 10_000.0)?;
     let style = architecture.rope;
-    let main = rope::read(reader, dims, &RopeBase { style, theta, scaled: true })?;
+    let main = rope::read(
+        reader,
+        dims,
+        &RopeBase {
+            style,
+            theta,
+            scaled: true,
+        },
+    )?;
     let Pattern::SlidingBut { sliding_theta, .. } = architecture.pattern else {
         return Ok(Box::new([main]));
     };
     let theta = reader.positive_or("rope.freq_base_swa", sliding_theta)?;
-    let sliding = rope::read(reader, dims, &RopeBase { style, theta, scaled: false })?;
+    let sliding = rope::read(
+        reader,
+        dims,
+        &RopeBase {
+            style,
+            theta,
+            scaled: false,
+        },
+    )?;
     Ok(Box::new([main, sliding]))
 }
 
@@ -248,7 +297,11 @@ fn position_options(
         Pattern::NoRopeEvery(n) => ((!(index + 1).is_multiple_of(n)).then_some(0), window),
         Pattern::SlidingBut { every, .. } => {
             let every = reader.count_or("attention.sliding_window_pattern", every, LAYERS_MAX)?;
-            if (index + 1).is_multiple_of(every) { (Some(0), None) } else { (Some(1), window) }
+            if (index + 1).is_multiple_of(every) {
+                (Some(0), None)
+            } else {
+                (Some(1), window)
+            }
         }
     })
 }
@@ -272,7 +325,9 @@ fn read_qkv_bias(
     index: u32,
 ) -> Result<Option<[Box<[f32]>; 3]>, ModelError> {
     let name = |tensor: &str| format!("blk.{index}.{tensor}.bias");
-    let Some(q) = reader.vector_if(&name("attn_q"), dims.q_width())? else { return Ok(None) };
+    let Some(q) = reader.vector_if(&name("attn_q"), dims.q_width())? else {
+        return Ok(None);
+    };
     let k = reader.vector(&name("attn_k"), dims.kv_width())?;
     let v = reader.vector(&name("attn_v"), dims.kv_width())?;
     Ok(Some([q, k, v]))
@@ -282,7 +337,10 @@ fn read_gate_up(reader: &Reader<'_>, dims: &Dims, index: u32) -> Result<GateUpWe
     let gate = format!("blk.{index}.ffn_gate.weight");
     let up = format!("blk.{index}.ffn_up.weight");
     Ok(match reader.weight_if(&gate, dims.ffn, dims.hidden)? {
-        Some(gate) => GateUpWeights::Split { gate, up: reader.weight(&up, dims.ffn, dims.hidden)? },
+        Some(gate) => GateUpWeights::Split {
+            gate,
+            up: reader.weight(&up, dims.ffn, dims.hidden)?,
+        },
         None => GateUpWeights::Fused(reader.weight(&up, 2 * dims.ffn, dims.hidden)?),
     })
 }

@@ -36,7 +36,9 @@ pub enum ModelError {
         architecture: String,
     },
     /// A tensor of another shape than the metadata says.
-    #[error("tensor `{name}` is [{cols}, {rows}], the metadata makes it [{cols_wanted}, {rows_wanted}]")]
+    #[error(
+        "tensor `{name}` is [{cols}, {rows}], the metadata makes it [{cols_wanted}, {rows_wanted}]"
+    )]
     Shape {
         /// The tensor.
         name: String,
@@ -111,7 +113,10 @@ impl<'a> Reader<'a> {
     /// A count that must be there, at least 1 and below the ceiling.
     pub(super) fn count(&self, key: &str, max: u32) -> Result<u32, ModelError> {
         let key = self.key(key);
-        let value = self.gguf.u32(&key)?.ok_or(ModelError::MissingKey { key: key.clone() })?;
+        let value = self
+            .gguf
+            .u32(&key)?
+            .ok_or(ModelError::MissingKey { key: key.clone() })?;
         check_count(key, value, max)
     }
 
@@ -137,7 +142,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A matrix of this shape that must be there.
-    pub(super) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
+    pub(super) fn weight(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Weight, ModelError> {
         let tensor = self.tensor(name)?;
         check_shape(tensor, rows, cols)?;
         Ok(weight_of(tensor, rows, cols))
@@ -161,14 +171,24 @@ impl<'a> Reader<'a> {
         let tensor = self.tensor(name)?;
         check_shape(tensor, 1, len)?;
         if tensor.kind() != TensorType::F32 {
-            return Err(ModelError::NotF32 { name: name.to_owned(), found: tensor.kind().name() });
+            return Err(ModelError::NotF32 {
+                name: name.to_owned(),
+                found: tensor.kind().name(),
+            });
         }
         let (values, _) = tensor.data().as_chunks::<4>();
-        Ok(values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+        Ok(values
+            .iter()
+            .map(|&bytes| f32::from_le_bytes(bytes))
+            .collect())
     }
 
     /// A vector, if it is there.
-    pub(super) fn vector_if(&self, name: &str, len: usize) -> Result<Option<Box<[f32]>>, ModelError> {
+    pub(super) fn vector_if(
+        &self,
+        name: &str,
+        len: usize,
+    ) -> Result<Option<Box<[f32]>>, ModelError> {
         match self.gguf.tensor(name) {
             None => Ok(None),
             Some(_) => self.vector(name, len).map(Some),
@@ -176,10 +196,12 @@ impl<'a> Reader<'a> {
     }
 
     fn tensor(&self, name: &str) -> Result<&Tensor<'a>, ModelError> {
-        self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor {
-            name: name.to_owned(),
-            architecture: self.architecture.to_owned(),
-        })
+        self.gguf
+            .tensor(name)
+            .ok_or_else(|| ModelError::MissingTensor {
+                name: name.to_owned(),
+                architecture: self.architecture.to_owned(),
+            })
     }
 }
 

@@ -40,7 +40,11 @@ pub(super) fn read(reader: &Reader<'_>, dims: &Dims, base: &RopeBase) -> Result<
         }
         magnitude = scale_long(reader, dims, &mut inv_freq)?;
     }
-    Ok(Rope { style: base.style, inv_freq, magnitude })
+    Ok(Rope {
+        style: base.style,
+        inv_freq,
+        magnitude,
+    })
 }
 
 fn scale_linearly(reader: &Reader<'_>, inv_freq: &mut [f64]) -> Result<(), ModelError> {
@@ -52,7 +56,10 @@ fn scale_linearly(reader: &Reader<'_>, inv_freq: &mut [f64]) -> Result<(), Model
             inv_freq.iter_mut().for_each(|f| *f /= factor);
             Ok(())
         }
-        Some(other) => Err(ModelError::Unsupported { key, value: other.to_owned() }),
+        Some(other) => Err(ModelError::Unsupported {
+            key,
+            value: other.to_owned(),
+        }),
     }
 }
 
@@ -70,7 +77,9 @@ fn scale_long(reader: &Reader<'_>, dims: &Dims, inv_freq: &mut [f64]) -> Result<
     } else {
         "rope_factors_short.weight"
     };
-    let Some(divisors) = reader.vector_if(name, pairs)? else { return Ok(1.0) };
+    let Some(divisors) = reader.vector_if(name, pairs)? else {
+        return Ok(1.0);
+    };
     divide(inv_freq, &divisors);
     reader.positive_or("rope.scaling.attn_factor", 1.0)
 }

@@ -174,6 +174,11 @@ impl Scratch {
         padded + padded / GROUP * 4 * 2 + ROWS * cols_max * 4
     }
 
+    #[cfg(test)]
+    pub(super) fn real_bytes(&self) -> usize {
+        self.codes.len() + (self.scales.len() + self.mins.len() + self.floats.len()) * 4
+    }
+
     /// Unpacks `rows` of `w` into places 0, 1, ….
     fn unpack(&mut self, isa: Isa, w: &Matrix<'_>, rows: Range<usize>) {
         let padded = w.cols.next_multiple_of(PAD);
@@ -321,7 +326,9 @@ impl Kernels {
                     // SAFETY: shares of rows are disjoint.
                     let y = unsafe { y.slice(i * w.cols..(i + 1) * w.cols) };
                     dequantize_row(w.format, w.row(ids[i] as usize), y);
-                    y.iter_mut().for_each(|y| *y *= scale);
+                    for y in y {
+                        *y *= scale;
+                    }
                 }
             },
         );

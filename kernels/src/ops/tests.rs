@@ -1,0 +1,73 @@
+//! Every fast path against the portable oracle, within derived bounds, and the invariances in bits.
+
+mod attention;
+mod matmul;
+mod rows;
+
+use super::*;
+use crate::team::Pin;
+
+/// Kernels on `isa`, or a loud line when this machine lacks it.
+fn kernels(isa: Isa, threads: usize) -> Option<Kernels> {
+    if !isa.available() {
+        println!("SKIP: this machine has no {isa}, so its kernels were NOT tested");
+        return None;
+    }
+    let limits = KernelLimits { cols_max: 4096 };
+    Some(Kernels::new(isa, Team::new(threads, Pin::Free), limits))
+}
+
+/// The instruction sets that are tested against portable.
+const FAST: [Isa; 2] = [Isa::Avx2, Isa::Avx512];
+
+/// Uniform values with deviation 1.
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut bytes = vec![0; len * 4];
+    crate::quant::random_row(crate::Format::F32, seed, 1.0, &mut bytes);
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn an_instruction_set_that_the_machine_lacks_is_refused() {
+    let Some(missing) = Isa::ALL.into_iter().find(|isa| !isa.available()) else {
+        println!("SKIP: this machine lacks no instruction set, so the refusal was NOT tested");
+        return;
+    };
+    let limits = KernelLimits { cols_max: 32 };
+    let refused =
+        std::panic::catch_unwind(|| Kernels::new(missing, Team::new(1, Pin::Free), limits));
+    assert!(refused.is_err());
+}
+
+#[test]
+fn bandwidth_reads_every_word_once() {
+    let buffer: Vec<u8> = (0..100_003_u32).map(|i| (i % 251) as u8).collect();
+    let expected = crate::portable::sum_words(&buffer);
+    for isa in Isa::ALL {
+        for threads in [1, 3] {
+            if let Some(mut kernels) = kernels(isa, threads) {
+                assert_eq!(kernels.read_bandwidth(&buffer), expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_scratch_is_as_large_as_the_budget_says() {
+    let kernels = kernels(Isa::Portable, 2).unwrap();
+    let real: usize = kernels
+        .scratch
+        .iter()
+        .map(super::matmul::Scratch::real_bytes)
+        .sum();
+    assert_eq!(real, Kernels::bytes(KernelLimits { cols_max: 4096 }, 2));
+}

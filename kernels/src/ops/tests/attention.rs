@@ -1,0 +1,268 @@
+//! Attention against a naive computation in f64.
+
+use half::f16;
+
+use std::ops::Range;
+
+use super::*;
+
+/// A cache of `sequences` whose block tables are shuffled, and one query for each (sequence, position) given.
+struct Scene {
+    shape: AttentionShape,
+    block_positions: usize,
+    k: Vec<f16>,
+    v: Vec<f16>,
+    tables: Vec<u32>,
+    queries: Vec<Query>,
+    q: Vec<f32>,
+}
+
+const SEQUENCE_POSITIONS: usize = 150;
+const SEQUENCES: usize = 2;
+
+impl Scene {
+    fn new(shape: AttentionShape, block_positions: usize, wanted: &[(usize, u32)]) -> Scene {
+        let table_len = SEQUENCE_POSITIONS.div_ceil(block_positions);
+        let blocks = SEQUENCES * table_len;
+        // 37 is prime to every number of blocks used here, so this visits each block once, out of order.
+        assert!(!blocks.is_multiple_of(37));
+        let tables: Vec<u32> = (0..blocks).map(|i| (i * 37 % blocks) as u32).collect();
+        let elements = blocks * shape.kv_heads * block_positions * shape.head_dim;
+        // Places that nobody stores to must never be read.
+        let (mut k, mut v) = (vec![f16::NAN; elements], vec![f16::NAN; elements]);
+        let slots: Vec<KvSlot> = (0..SEQUENCES * SEQUENCE_POSITIONS)
+            .map(|i| {
+                let (sequence, position) = (i / SEQUENCE_POSITIONS, i % SEQUENCE_POSITIONS);
+                let block = tables[sequence * table_len + position / block_positions];
+                KvSlot {
+                    block,
+                    offset: (position % block_positions) as u32,
+                }
+            })
+            .collect();
+        let width = shape.kv_heads * shape.head_dim;
+        let layer = KvLayerMut {
+            k: &mut k,
+            v: &mut v,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            block_positions,
+        };
+        let (keys, values) = (noise(1, slots.len() * width), noise(2, slots.len() * width));
+        kernels(Isa::Portable, 1)
+            .unwrap()
+            .store_kv(&keys, &values, &slots, layer);
+        let query = |(sequence, position): &(usize, u32)| Query {
+            position: *position,
+            table_start: (sequence * table_len) as u32,
+            table_len: table_len as u32,
+        };
+        let queries: Vec<Query> = wanted.iter().map(query).collect();
+        let q = noise(3, queries.len() * shape.heads * shape.head_dim);
+        Scene {
+            shape,
+            block_positions,
+            k,
+            v,
+            tables,
+            queries,
+            q,
+        }
+    }
+
+    fn attend(&self, kernels: &mut Kernels, range: Range<usize>) -> Vec<f32> {
+        let width = self.shape.heads * self.shape.head_dim;
+        let mut out = vec![f32::NAN; range.len() * width];
+        let kv = KvLayer {
+            k: &self.k,
+            v: &self.v,
+            kv_heads: self.shape.kv_heads,
+            head_dim: self.shape.head_dim,
+            block_positions: self.block_positions,
+        };
+        let q = &self.q[range.start * width..range.end * width];
+        kernels.attention(
+            &self.shape,
+            q,
+            kv,
+            &self.queries[range],
+            &self.tables,
+            &mut out,
+        );
+        out
+    }
+
+    /// The formula, with keys and values as stored but found by position in the noise they came from.
+    fn naive(&self) -> Vec<f64> {
+        let AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            window,
+        } = self.shape;
+        let width = kv_heads * head_dim;
+        let stored = |seed| -> Vec<f64> {
+            let noise = noise(seed, SEQUENCES * SEQUENCE_POSITIONS * width);
+            noise.iter().map(|x| f16::from_f32(*x).to_f64()).collect()
+        };
+        let (keys, values) = (stored(1), stored(2));
+        let table_len = SEQUENCE_POSITIONS.div_ceil(self.block_positions);
+        let mut out = Vec::new();
+        for (column, query) in self.queries.iter().enumerate() {
+            let sequence = query.table_start as usize / table_len;
+            let last = query.position as usize;
+            let first = window.map_or(0, |window| (last + 1).saturating_sub(window as usize));
+            for head in 0..heads {
+                let q = &self.q[(column * heads + head) * head_dim..][..head_dim];
+                let kv_head = head / (heads / kv_heads);
+                let at = |p: usize| {
+                    ((sequence * SEQUENCE_POSITIONS + p) * kv_heads + kv_head) * head_dim
+                };
+                let score = |p: usize| -> f64 {
+                    let k = &keys[at(p)..][..head_dim];
+                    q.iter().zip(k).map(|(q, k)| f64::from(*q) * k).sum::<f64>() * f64::from(scale)
+                };
+                let weights: Vec<f64> = (first..=last).map(|p| score(p).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..head_dim {
+                    let sum = weights
+                        .iter()
+                        .zip(first..)
+                        .map(|(w, p)| w * values[at(p) + d]);
+                    out.push(sum.sum::<f64>() / total);
+                }
+            }
+        }
+        out
+    }
+}
+
+fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<u32>) -> AttentionShape {
+    AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        window,
+    }
+}
+
+/// Positions at the edges of tiles (32), KV blocks and windows, in two sequences.
+const EDGES: [(usize, u32); 14] = [
+    (0, 0),
+    (1, 1),
+    (0, 14),
+    (1, 15),
+    (0, 16),
+    (1, 17),
+    (0, 30),
+    (0, 31),
+    (1, 32),
+    (0, 33),
+    (1, 63),
+    (1, 64),
+    (0, 100),
+    (1, 149),
+];
+
+/// Values are below 1.74 and a score is a sum of `head_dim` products below 3, scaled. Its f32 sum in 16 lanes is off by
+/// at most `(head_dim / 16 + 5) · 2⁻²⁴ · 3 · sqrt(head_dim)`: at 128, 2.7e-5. A weight's relative error is that plus
+/// exp's 3 units; weighted means move by at most twice it times 1.74: 1e-4. Sums over 150 positions add 2e-5.
+const BOUND: f64 = 1.2e-4;
+
+#[test]
+fn attention_is_near_the_formula() {
+    let shapes = [
+        shape(4, 4, 32, None),
+        shape(8, 2, 64, None),
+        shape(6, 1, 20, None),
+        shape(40, 2, 8, None),
+        shape(4, 2, 128, Some(16)),
+        shape(2, 1, 17, Some(1)),
+        shape(4, 2, 32, Some(33)),
+        shape(4, 2, 32, Some(1000)),
+    ];
+    for isa in Isa::ALL {
+        let Some(mut kernels) = kernels(isa, 2) else {
+            continue;
+        };
+        for shape in shapes {
+            for block_positions in [1, 16, 24, 32] {
+                let scene = Scene::new(shape, block_positions, &EDGES);
+                let ours = scene.attend(&mut kernels, 0..EDGES.len());
+                for (i, (ours, exact)) in ours.iter().zip(scene.naive()).enumerate() {
+                    let error = (f64::from(*ours) - exact).abs();
+                    assert!(
+                        error <= BOUND,
+                        "{isa} {shape:?} blocks of {block_positions}, element {i}: {ours} for {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_depend_neither_on_the_batch_nor_on_the_threads() {
+    for isa in Isa::ALL {
+        for window in [None, Some(20)] {
+            let scene = Scene::new(shape(8, 2, 64, window), 16, &EDGES);
+            let Some(mut one) = kernels(isa, 1) else {
+                break;
+            };
+            let mut three = kernels(isa, 3).unwrap();
+            let whole = bits(&scene.attend(&mut one, 0..EDGES.len()));
+            assert_eq!(
+                whole,
+                bits(&scene.attend(&mut three, 0..EDGES.len())),
+                "{isa} threads"
+            );
+            for column in 0..EDGES.len() {
+                let alone = bits(&scene.attend(&mut three, column..column + 1));
+                assert_eq!(alone, whole[column * 512..][..512], "{isa} column {column}");
+            }
+        }
+    }
+}
+
+#[test]
+fn large_scores_do_not_overflow() {
+    for isa in Isa::ALL {
+        let Some(mut kernels) = kernels(isa, 1) else {
+            continue;
+        };
+        let mut scene = Scene::new(shape(2, 1, 32, None), 16, &EDGES);
+        scene.q.iter_mut().for_each(|q| *q *= 1e4);
+        let out = scene.attend(&mut kernels, 0..EDGES.len());
+        assert!(
+            out.iter().all(|x| x.abs() <= 1.74),
+            "{isa}: a mean of values stays among them"
+        );
+    }
+}
+
+#[test]
+fn other_sequences_in_the_cache_do_not_matter() {
+    for isa in Isa::ALL {
+        let Some(mut kernels) = kernels(isa, 1) else {
+            continue;
+        };
+        let mut scene = Scene::new(shape(4, 2, 32, None), 16, &[(0, 70)]);
+        let before = bits(&scene.attend(&mut kernels, 0..1));
+        let own: Vec<u32> = scene.tables[..SEQUENCE_POSITIONS.div_ceil(16)].to_vec();
+        let block = 2 * 16 * 32;
+        for other in scene.tables.iter().filter(|block| !own.contains(block)) {
+            scene.k[*other as usize * block..][..block].fill(f16::INFINITY);
+        }
+        assert_eq!(bits(&scene.attend(&mut kernels, 0..1)), before);
+    }
+}
+
+#[test]
+#[should_panic(expected = "the table reaches the position")]
+fn a_table_that_is_too_short_is_refused() {
+    let mut scene = Scene::new(shape(1, 1, 8, None), 16, &[(0, 40)]);
+    scene.queries[0].table_len = 2;
+    scene.attend(&mut kernels(Isa::Portable, 1).unwrap(), 0..1);
+}

@@ -1,0 +1,215 @@
+//! Our logits beside llama.cpp's and beside exact arithmetic, for every architecture and quant type.
+//!
+//! `../shared/golden` has 22 models; the three smallest files that cover most also live here, so that a stranger's run
+//! checks something real. The table that `every_golden_model_agrees` prints stands in docs/kernels.md.
+
+use std::path::{Path, PathBuf};
+
+use outstation::engine::cpu::{CpuEngine, EngineSize};
+use outstation::engine::{Engine, PlanColumn, StepPlan};
+use outstation::kv::{KvPool, blocks_for};
+use outstation::model::Model;
+use outstation::request::{RequestId, Sampling, Submission};
+use outstation::scheduler::{Event, SchedulerLimits};
+use outstation::station::{Station, StepOutcome};
+use outstation_kernels::isa::{self, Isa};
+use outstation_kernels::team::{Pin, Team};
+use outstation_tests::{Matrix, nmse, repository, shared};
+use outstation_wire::gguf::Gguf;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    model: String,
+    logits: String,
+    prompt_tokens: Vec<u32>,
+    greedy_32: Vec<u32>,
+    #[serde(skip)]
+    folder: PathBuf,
+}
+
+impl Golden {
+    fn read_index(folder: &Path) -> Vec<Self> {
+        let text = std::fs::read_to_string(folder.join("index.json")).unwrap();
+        let mut all: Vec<Self> = serde_json::from_str(&text).unwrap();
+        for golden in &mut all {
+            golden.folder = folder.to_owned();
+        }
+        all
+    }
+
+    fn engine(&self, isa: Isa, threads: usize, columns_max: usize) -> CpuEngine {
+        let bytes = std::fs::read(self.folder.join(&self.model)).unwrap();
+        let model = Model::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
+        let size = EngineSize {
+            columns_max,
+            logits_rows_max: columns_max,
+            kv_blocks: 16,
+        };
+        CpuEngine::new(
+            model,
+            Box::new(bytes),
+            isa,
+            Team::new(threads, Pin::Free),
+            size,
+        )
+    }
+
+    /// Logits of every prompt token, run in chunks.
+    fn logits(&self, isa: Isa, threads: usize, chunk: usize) -> Vec<f32> {
+        let mut engine = self.engine(isa, threads, chunk);
+        let positions = u32::try_from(self.prompt_tokens.len()).unwrap();
+        let mut pool = KvPool::new(blocks_for(positions), 1, positions);
+        assert!(pool.reserve(0, positions));
+        let mut plan = StepPlan::new(chunk);
+        let mut all = Vec::new();
+        let columns: Vec<_> = (0..).zip(&self.prompt_tokens).collect();
+        for part in columns.chunks(chunk) {
+            plan.clear();
+            for &(position, &token) in part {
+                plan.push(PlanColumn {
+                    sequence: 0,
+                    token,
+                    position,
+                    logits: true,
+                });
+            }
+            engine.step(&plan, pool.tables());
+            for row in 0..part.len() {
+                all.extend_from_slice(engine.logits(row));
+            }
+        }
+        all
+    }
+
+    fn greedy(&self, isa: Isa, tokens_max: u32) -> Vec<u32> {
+        let limits = SchedulerLimits {
+            sequences_max: 1,
+            queue_requests_max: 1,
+            context_tokens_max: 256,
+            kv_blocks: 16,
+            end_tokens: Box::new([]),
+        };
+        let mut station = Station::new(limits, 64, self.engine(isa, 1, 64));
+        let submission = Submission {
+            id: RequestId(1),
+            prompt: self.prompt_tokens.clone(),
+            tokens_max,
+            tokens_min: 0,
+            ignore_eos: true,
+            sampling: Sampling::greedy(),
+            seed: 0,
+        };
+        station.handle_submit(std::time::Duration::ZERO, Box::new(submission));
+        while station.step(&mut || std::time::Duration::ZERO) == StepOutcome::Worked {}
+        std::iter::from_fn(|| station.poll_event())
+            .filter_map(|event| match event {
+                Event::Token { token, .. } => Some(token),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// NMSE that our logits may have beside llama.cpp's: its own rounding of activations and ours.
+    fn bound(&self) -> f64 {
+        match self.kind() {
+            "F16" => 1e-5,
+            "BF16" => 3e-4,
+            _ => 4e-3,
+        }
+    }
+
+    fn kind(&self) -> &str {
+        self.model.split('.').nth(1).unwrap()
+    }
+}
+
+/// Checks one model on the best instruction set, and returns its row of the table.
+fn check(golden: &Golden) -> String {
+    let theirs = Matrix::read_npy(&golden.folder.join(&golden.logits)).unwrap();
+    assert_eq!(theirs.rows, golden.prompt_tokens.len());
+    let best = isa::detect();
+    let exact = golden.logits(Isa::Portable, 2, 128);
+    let fast = golden.logits(best, 2, 128);
+    assert_eq!(exact.len(), theirs.values.len());
+    let beside_theirs = nmse(&fast, &theirs.values);
+    let ours_from_exact = nmse(&fast, &exact);
+    let theirs_from_exact = nmse(&theirs.values, &exact);
+    let same = golden
+        .greedy(best, 32)
+        .iter()
+        .zip(&golden.greedy_32)
+        .take_while(|(ours, theirs)| ours == theirs)
+        .count();
+    assert!(
+        beside_theirs <= golden.bound(),
+        "{}: {beside_theirs:.2e} from llama.cpp",
+        golden.model
+    );
+    assert!(
+        ours_from_exact <= theirs_from_exact,
+        "{}: {ours_from_exact:.2e} from exact, llama.cpp {theirs_from_exact:.2e}",
+        golden.model
+    );
+    let kind = golden.model.trim_end_matches(".gguf");
+    format!(
+        "| {kind} | {beside_theirs:.1e} | {ours_from_exact:.1e} | {theirs_from_exact:.1e} | {same} |"
+    )
+}
+
+fn print_table(goldens: &[Golden]) {
+    println!(
+        "| model ({}) | from llama.cpp | from exact | llama.cpp from exact | equal greedy tokens |",
+        isa::detect()
+    );
+    println!("|---|---|---|---|---|");
+    for golden in goldens {
+        println!("{}", check(golden));
+    }
+}
+
+#[test]
+fn every_golden_model_agrees() {
+    let Some(folder) = shared("golden") else {
+        return;
+    };
+    let goldens = Golden::read_index(&folder);
+    assert_eq!(goldens.len(), 22);
+    print_table(&goldens);
+}
+
+#[test]
+fn the_models_in_the_repository_agree() {
+    let goldens = Golden::read_index(&repository().join("tests/golden"));
+    assert_eq!(goldens.len(), 3);
+    print_table(&goldens);
+}
+
+/// The same sequence in chunks of any width, on any number of threads: the same bits.
+#[test]
+fn logits_do_not_depend_on_batch_or_threads() {
+    for golden in Golden::read_index(&repository().join("tests/golden")) {
+        let whole = golden.logits(isa::detect(), 2, 128);
+        for (threads, chunk) in [(1, 128), (2, 1), (1, 5), (2, 33)] {
+            let cut = golden.logits(isa::detect(), threads, chunk);
+            let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(
+                bits(&whole) == bits(&cut),
+                "{}: {threads} threads, chunks of {chunk}",
+                golden.model
+            );
+        }
+    }
+}
+
+/// On the portable path arithmetic is exact, so a first token that differs from llama.cpp's is a near-tie of its own.
+#[test]
+fn greedy_tokens_are_those_of_llama_cpp_or_a_near_tie() {
+    for golden in Golden::read_index(&repository().join("tests/golden")) {
+        let ours = golden.greedy(Isa::Portable, 8);
+        let theirs = Matrix::read_npy(&golden.folder.join(&golden.logits)).unwrap();
+        let last = &theirs.values[(theirs.rows - 1) * theirs.cols..];
+        let gap = last[golden.greedy_32[0] as usize] - last[ours[0] as usize];
+        assert!(gap.abs() <= 0.5, "{}: {gap} nats", golden.model);
+    }
+}
