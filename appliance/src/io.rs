@@ -7,5 +7,6 @@
 pub mod board;
 pub mod engine_thread;
 pub mod gateway;
+pub mod http;
 pub mod tls;
 pub mod weights;

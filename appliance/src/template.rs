@@ -10,10 +10,12 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
+use serde::Serialize;
 
-use crate::request::ChatMessage;
 use crate::tokenizer::{Bos, Special, Tokenizer};
 
 /// Longest template, bytes. The longest of the models we serve has 14 KiB.
@@ -27,6 +29,15 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+}
+
+/// One turn, as templates want it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Message<'m> {
+    /// `system`, `user`, `assistant`, or what else the template knows.
+    pub role: &'m str,
+    /// Text.
+    pub content: &'m str,
 }
 
 /// Why there is no prompt.
@@ -69,11 +80,10 @@ pub enum TemplateError {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. The texts of the tokens bos and eos are empty where the model has none.
-    pub fn new(source: &str, (bos, eos): (String, String)) -> Result<ChatTemplate, TemplateError> {
-        if source.trim().is_empty() {
-            return Err(TemplateError::Missing);
-        }
+    /// Compiles a template. `bos` and `eos` are the texts of those tokens, empty where the model has none.
+    pub fn new(source: Option<&str>, bos: &str, eos: &str) -> Result<ChatTemplate, TemplateError> {
+        let source = source.filter(|source| !source.trim().is_empty());
+        let source = source.ok_or(TemplateError::Missing)?;
         if source.len() > TEMPLATE_BYTES_MAX {
             return Err(TemplateError::TooLong {
                 bytes: source.len(),
@@ -95,15 +105,15 @@ impl ChatTemplate {
             })?;
         Ok(ChatTemplate {
             environment,
-            bos,
-            eos,
+            bos: bos.to_owned(),
+            eos: eos.to_owned(),
         })
     }
 
     /// The prompt for the next answer. `unix_s` is what `strftime_now` calls now, in UTC.
     ///
     /// The text names control tokens: encode it with `Special::Parse`.
-    pub fn render(&self, messages: &[ChatMessage], unix_s: u64) -> Result<String, TemplateError> {
+    pub fn render(&self, messages: &[Message<'_>], unix_s: u64) -> Result<String, TemplateError> {
         let template = self
             .environment
             .get_template(NAME)
@@ -128,21 +138,26 @@ impl ChatTemplate {
     pub fn prompt_ids(
         &self,
         tokenizer: &Tokenizer,
-        messages: &[ChatMessage],
+        messages: &[Message<'_>],
         unix_s: u64,
     ) -> Result<Vec<u32>, TemplateError> {
         let shielded: Vec<_> = messages
             .iter()
-            .map(|message| match message.role.as_str() {
+            .map(|message| match message.role {
                 // Templates look for markers such as `</think>` in what the model said.
-                "assistant" => message.clone(),
-                _ => ChatMessage {
-                    role: message.role.clone(),
-                    content: tokenizer.shield(&message.content).into_owned(),
-                },
+                "assistant" => Cow::Borrowed(message.content),
+                _ => tokenizer.shield(message.content),
             })
             .collect();
-        let prompt = self.render(&shielded, unix_s)?;
+        let messages: Vec<_> = messages
+            .iter()
+            .zip(&shielded)
+            .map(|(message, content)| Message {
+                role: message.role,
+                content,
+            })
+            .collect();
+        let prompt = self.render(&messages, unix_s)?;
         Ok(tokenizer.encode(&prompt, Special::Parse, Bos::Add))
     }
 }

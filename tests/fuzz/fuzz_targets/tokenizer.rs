@@ -2,8 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use outstation::request::ChatMessage;
-use outstation::template::ChatTemplate;
+use outstation::template::{ChatTemplate, Message};
 use outstation::tokenizer::{Bos, Special, Tokenizer, Vocabulary};
 use outstation_wire::gguf::Gguf;
 
@@ -17,9 +16,8 @@ fuzz_target!(|file: &[u8]| {
         assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
         let _ = tokenizer.decode(&ids);
     }
-    let source = vocabulary.chat_template.unwrap_or_default();
-    if let Ok(template) = ChatTemplate::new(&source, tokenizer.bos_eos_text()) {
-        let message = ChatMessage { role: "user".to_owned(), content: text.into_owned() };
-        let _ = template.prompt_ids(&tokenizer, &[message], 0);
+    let (bos, eos) = tokenizer.bos_eos_text();
+    if let Ok(template) = ChatTemplate::new(vocabulary.chat_template.as_deref(), &bos, &eos) {
+        let _ = template.prompt_ids(&tokenizer, &[Message { role: "user", content: &text }], 0);
     }
 });

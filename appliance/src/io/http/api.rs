@@ -244,7 +244,12 @@ async fn read_body(request: Request) -> Result<bytes::Bytes, Response> {
     let too_large = || {
         let message =
             format!("the body is larger than {BODY_BYTES_MAX} bytes: send a shorter prompt");
-        let body = body_of("invalid_request_error", Some("request_too_large"), None, &message);
+        let body = body_of(
+            "invalid_request_error",
+            Some("request_too_large"),
+            None,
+            &message,
+        );
         error(StatusCode::PAYLOAD_TOO_LARGE, &body)
     };
     // What `content-length` announces is refused before it is sent.

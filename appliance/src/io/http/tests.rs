@@ -104,9 +104,8 @@ impl Backend for Script {
                 text("He"),
                 Piece::Failed(refusal(RefusalKind::SlowConsumer, None)),
             ],
-            "torn" => vec![started, text("He")],
             "nothing" => vec![started, done(FinishReason::Length)],
-            "hang" => vec![started, text("He")],
+            "torn" | "hang" => vec![started, text("He")],
             _ => vec![
                 started,
                 text("He"),
@@ -222,13 +221,16 @@ fn check(request: &str, expected: &Expect) {
 
 #[test]
 fn a_whole_chat() {
-    check(&chat("hi", ""), &expect![[r#"
+    check(
+        &chat("hi", ""),
+        &expect![[r#"
         HTTP/1.1 200 OK
         content-type: application/json
         server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
         content-length: 398
         connection: close
-        {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]]);
+        {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
+    );
 }
 
 #[test]
@@ -250,7 +252,9 @@ fn a_streamed_chat() {
             data: {"choices":[],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}
             data: [DONE]"#]],
     );
-    check(&chat("nothing", r#", "stream": true"#), &expect![[r#"
+    check(
+        &chat("nothing", r#", "stream": true"#),
+        &expect![[r#"
         HTTP/1.1 200 OK
         content-type: text/event-stream; charset=utf-8
         cache-control: no-cache
@@ -258,33 +262,43 @@ fn a_streamed_chat() {
         transfer-encoding: chunked
         data: {"choices":[{"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
         data: {"choices":[{"delta":{},"finish_reason":"length","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-        data: [DONE]"#]]);
+        data: [DONE]"#]],
+    );
 }
 
 #[test]
 fn a_stream_that_fails_has_no_finish_reason() {
-    check(&chat("fail", r#", "stream": true"#), &expect![[r#"
+    check(
+        &chat("fail", r#", "stream": true"#),
+        &expect![[r#"
         HTTP/1.1 200 OK
         content-type: text/event-stream; charset=utf-8
         cache-control: no-cache
         connection: close
         transfer-encoding: chunked
         data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-        data: {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]]);
-    check(&chat("torn", r#", "stream": true"#), &expect![[r#"
+        data: {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]],
+    );
+    check(
+        &chat("torn", r#", "stream": true"#),
+        &expect![[r#"
         HTTP/1.1 200 OK
         content-type: text/event-stream; charset=utf-8
         cache-control: no-cache
         connection: close
         transfer-encoding: chunked
         data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-        data: {"error":{"code":"internal_error","message":"the answer broke off inside the box","param":null,"type":"server_error"}}"#]]);
-    check(&chat("fail", ""), &expect![[r#"
+        data: {"error":{"code":"internal_error","message":"the answer broke off inside the box","param":null,"type":"server_error"}}"#]],
+    );
+    check(
+        &chat("fail", ""),
+        &expect![[r#"
         HTTP/1.1 503 Service Unavailable
         content-type: application/json
         content-length: 100
         connection: close
-        {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]]);
+        {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]],
+    );
 }
 
 #[test]
@@ -316,29 +330,38 @@ fn a_completion() {
 
 #[test]
 fn refusals_say_when_to_come_back() {
-    check(&chat("full", ""), &expect![[r#"
+    check(
+        &chat("full", ""),
+        &expect![[r#"
         HTTP/1.1 429 Too Many Requests
         content-type: application/json
         retry-after-ms: 1500
         retry-after: 2
         content-length: 110
         connection: close
-        {"error":{"code":"rate_limit_exceeded","message":"as the script says","param":null,"type":"rate_limit_error"}}"#]]);
-    check(&chat("draining", r#", "stream": true"#), &expect![[r#"
+        {"error":{"code":"rate_limit_exceeded","message":"as the script says","param":null,"type":"rate_limit_error"}}"#]],
+    );
+    check(
+        &chat("draining", r#", "stream": true"#),
+        &expect![[r#"
         HTTP/1.1 503 Service Unavailable
         content-type: application/json
         retry-after-ms: 60000
         retry-after: 60
         content-length: 95
         connection: close
-        {"error":{"code":"draining","message":"as the script says","param":null,"type":"server_error"}}"#]]);
-    check(&chat("long", ""), &expect![[r#"
+        {"error":{"code":"draining","message":"as the script says","param":null,"type":"server_error"}}"#]],
+    );
+    check(
+        &chat("long", ""),
+        &expect![[r#"
         HTTP/1.1 400 Bad Request
         content-type: application/json
         x-should-retry: false
         content-length: 216
         connection: close
-        {"error":{"code":"context_length_exceeded","message":"the prompt has 600 tokens and 1 more are asked for, the context has 512: shorten the prompt or lower max_tokens","param":"prompt","type":"invalid_request_error"}}"#]]);
+        {"error":{"code":"context_length_exceeded","message":"the prompt has 600 tokens and 1 more are asked for, the context has 512: shorten the prompt or lower max_tokens","param":"prompt","type":"invalid_request_error"}}"#]],
+    );
 }
 
 #[test]
@@ -354,82 +377,112 @@ fn what_is_not_json_is_refused_with_its_place() {
             {"error":{"code":null,"message":"the body is not the JSON object it should be: trailing comma at line 2 column 7","param":null,"type":"invalid_request_error"}}"#]],
     );
     let form = post("/v1/completions", "{}").replace("application/json", "text/plain");
-    check(&form, &expect![[r#"
+    check(
+        &form,
+        &expect![[r#"
         HTTP/1.1 415 Unsupported Media Type
         content-type: application/json
         x-should-retry: false
         content-length: 171
         connection: close
-        {"error":{"code":"unsupported_media_type","message":"send the body as JSON, with the header `content-type: application/json`","param":null,"type":"invalid_request_error"}}"#]]);
+        {"error":{"code":"unsupported_media_type","message":"send the body as JSON, with the header `content-type: application/json`","param":null,"type":"invalid_request_error"}}"#]],
+    );
     let huge = format!(
         "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n",
         BODY_BYTES_MAX + 1
     );
-    check(&huge, &expect![[r#"
+    check(
+        &huge,
+        &expect![[r#"
         HTTP/1.1 413 Payload Too Large
         content-type: application/json
         x-should-retry: false
         content-length: 155
         connection: close
-        {"error":{"code":"request_too_large","message":"the body is larger than 8454144 bytes: send a shorter prompt","param":null,"type":"invalid_request_error"}}"#]]);
+        {"error":{"code":"request_too_large","message":"the body is larger than 8454144 bytes: send a shorter prompt","param":null,"type":"invalid_request_error"}}"#]],
+    );
 }
 
 #[test]
 fn models_and_health() {
-    check(&get("/v1/models"), &expect![[r#"
+    check(
+        &get("/v1/models"),
+        &expect![[r#"
         HTTP/1.1 200 OK
         content-type: application/json
         content-length: 117
         connection: close
-        {"data":[{"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"}],"object":"list"}"#]]);
-    check(&get("/v1/models/org/tiny"), &expect![[r#"
+        {"data":[{"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"}],"object":"list"}"#]],
+    );
+    check(
+        &get("/v1/models/org/tiny"),
+        &expect![[r#"
         HTTP/1.1 200 OK
         content-type: application/json
         content-length: 90
         connection: close
-        {"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"}"#]]);
-    check(&get("/v1/models/other"), &expect![[r#"
+        {"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"}"#]],
+    );
+    check(
+        &get("/v1/models/other"),
+        &expect![[r#"
         HTTP/1.1 404 Not Found
         content-type: application/json
         x-should-retry: false
         content-length: 142
         connection: close
-        {"error":{"code":"model_not_found","message":"no model `other` here: this box serves `org/tiny`","param":null,"type":"invalid_request_error"}}"#]]);
-    check(&get("/health"), &expect![[r#"
+        {"error":{"code":"model_not_found","message":"no model `other` here: this box serves `org/tiny`","param":null,"type":"invalid_request_error"}}"#]],
+    );
+    check(
+        &get("/health"),
+        &expect![[r#"
         HTTP/1.1 200 OK
         content-type: application/json
         content-length: 15
         connection: close
-        {"status":"up"}"#]]);
-    check(&get("/ready"), &expect![[r#"
+        {"status":"up"}"#]],
+    );
+    check(
+        &get("/ready"),
+        &expect![[r#"
         HTTP/1.1 503 Service Unavailable
         content-type: application/json
         retry-after: 1
         content-length: 15
         connection: close
-        {"ready":false}"#]]);
-    check(&get("/status"), &expect![[r#"
+        {"ready":false}"#]],
+    );
+    check(
+        &get("/status"),
+        &expect![[r#"
         HTTP/1.1 200 OK
         content-type: application/json
         content-length: 114
         connection: close
-        {"model":{"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"},"sequences":3}"#]]);
-    check(&get("/nowhere"), &expect![[r#"
+        {"model":{"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"},"sequences":3}"#]],
+    );
+    check(
+        &get("/nowhere"),
+        &expect![[r#"
         HTTP/1.1 404 Not Found
         content-type: application/json
         x-should-retry: false
         content-length: 224
         connection: close
-        {"error":{"code":"not_found","message":"nothing is at /nowhere: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health, GET /ready and GET /status are here","param":null,"type":"invalid_request_error"}}"#]]);
-    check(&get("/v1/completions"), &expect![[r#"
+        {"error":{"code":"not_found","message":"nothing is at /nowhere: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health, GET /ready and GET /status are here","param":null,"type":"invalid_request_error"}}"#]],
+    );
+    check(
+        &get("/v1/completions"),
+        &expect![[r#"
         HTTP/1.1 405 Method Not Allowed
         content-type: application/json
         x-should-retry: false
         allow: POST
         content-length: 126
         connection: close
-        {"error":{"code":"method_not_allowed","message":"GET is not for /v1/completions","param":null,"type":"invalid_request_error"}}"#]]);
+        {"error":{"code":"method_not_allowed","message":"GET is not for /v1/completions","param":null,"type":"invalid_request_error"}}"#]],
+    );
 }
 
 #[test]
