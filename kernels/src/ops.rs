@@ -104,9 +104,9 @@ const SHARED_PRODUCTS_MIN: usize = 64 * 1024;
 /// Runs `job` on the team, or on the caller alone when the work is too small to share.
 fn run(team: &mut Team, work: usize, work_min: usize, job: &(dyn Fn(Worker) + Sync)) {
     if work < work_min {
-        job(Worker::ALONE)
+        job(Worker::ALONE);
     } else {
-        team.run(job)
+        team.run(job);
     }
 }
 

@@ -15,8 +15,11 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-pub(crate) use block::{BlockQ4_0, BlockQ4K, BlockQ6K, BlockQ8_0, blocks};
-pub(crate) use unpack::{Plane, scales_and_mins_6bit, unpack_row};
+pub(crate) use block::{
+    BlockIq4Nl, BlockIq4Xs, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K,
+    BlockQ6K, BlockQ8_0, blocks,
+};
+pub(crate) use unpack::{IQ4_TABLE, Plane, scales_and_mins_6bit, unpack_row};
 
 /// Weights that share a scale in the unpacked form.
 pub(crate) const GROUP: usize = 16;

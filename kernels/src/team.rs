@@ -1,6 +1,6 @@
 //! A team of threads, started once, that runs one job at a time together with its caller.
 //!
-//! A step of a small model is a few hundred jobs of 10 to 500 µs, so starting one must cost about a microsecond: idle
+//! A step of a small model is a few hundred jobs of 10 to 500 µs, so starting one should cost a microsecond, not a wake-up: idle
 //! workers spin for a while before they sleep.
 //!
 //! ```text
@@ -23,8 +23,8 @@ use std::thread::JoinHandle;
 /// Threads in a team at most, the caller included.
 pub const THREADS_MAX: usize = 64;
 
-/// Turns of the spin loop before sleeping: about 50 µs at 15 to 45 ns a `pause` (Zen 3 is at the low end, Ice Lake at
-/// the high end). Longer burns power between tokens; shorter pays a wake-up of some 5 µs for every job.
+/// Turns of the spin loop before sleeping: meant as about 50 µs at 20 ns a `pause`; the length of a `pause` differs
+/// between processors and has not been measured. Longer burns power between tokens; shorter pays a wake-up for every job.
 const SPINS: u32 = 2_500;
 
 /// Which core a worker may run on.
@@ -152,7 +152,7 @@ impl Team {
     /// Runs `job` once on each worker and returns when all are done. A panic on a worker thread aborts the process, since
     /// half a result is no result; a panic on the caller is re-raised after the others finished.
     ///
-    /// Cost: about 1 µs while workers spin, a futex wake-up each when they sleep. No allocation.
+    /// Cost: two handshakes through a cache line while workers spin, a futex wake-up each when they sleep. No allocation.
     pub fn run(&mut self, job: &(dyn Fn(Worker) + Sync)) {
         let count = self.threads();
         if count == 1 {
@@ -166,10 +166,11 @@ impl Team {
         );
         // SAFETY: only the lifetime changes. No worker uses the pointer after `Finish` has seen `running` reach zero, which
         // happens before this function returns or unwinds, while `job` is still borrowed.
-        let job_static =
-            unsafe { std::mem::transmute::<*const (dyn Fn(Worker) + Sync), *const Job>(job) };
+        let job_static = unsafe {
+            std::mem::transmute::<&(dyn Fn(Worker) + Sync), &'static (dyn Fn(Worker) + Sync)>(job)
+        };
         // SAFETY: `running` is zero, so no worker reads `job`, and `&mut self` excludes another caller.
-        unsafe { *shared.job.get() = Some(job_static) };
+        unsafe { *shared.job.get() = Some(std::ptr::from_ref(job_static)) };
         shared.running.store(count - 1, Ordering::Relaxed);
         shared.announce();
         let finish = Finish(shared);

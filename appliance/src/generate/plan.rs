@@ -4,7 +4,7 @@ use outstation_wire::gguf::{GgufWriter, OwnedValue, TensorType};
 
 use super::mix::Role;
 use super::vocabulary::Vocabulary;
-use super::{ModelSpec, Shape};
+use super::{Mix, ModelSpec, Shape};
 
 /// A whole model: its header and how to fill each tensor.
 pub(super) struct Plan {
@@ -75,11 +75,13 @@ fn put_shape(spec: &ModelSpec, name: &str, writer: &mut GgufWriter) {
     writer
         .put("general.architecture", OwnedValue::str(shape.arch))
         .put("general.name", OwnedValue::str(name))
-        .put("general.file_type", OwnedValue::U32(spec.mix.file_type()))
-        .put(
+        .put("general.file_type", OwnedValue::U32(spec.mix.file_type()));
+    if spec.mix != Mix::F16 {
+        writer.put(
             "general.quantization_version",
             OwnedValue::U32(QUANTIZATION_VERSION),
         );
+    }
     for (key, value) in [
         ("block_count", OwnedValue::U32(shape.layers)),
         ("context_length", OwnedValue::U32(spec.context)),

@@ -1,7 +1,7 @@
 //! A small but real tokenizer: byte-level BPE over a list of words.
 //!
 //! A word is reached by merges that grow it from its start, a character at a time: `Ġ n`, `Ġn e`, `Ġne t`. Each left
-//! side begins the word, so no merge inside a word can get in the way, and each prefix is a token of its own.
+//! side holds the space before the word, so no merge inside the word can get in the way. Each prefix is a token too.
 //!
 //! ```text
 //! ids   0..256     the bytes
@@ -24,7 +24,7 @@ pub(super) struct Vocabulary {
     /// Pairs `left right`, the first to be applied first.
     pub(super) merges: Vec<String>,
     types: Vec<i32>,
-    /// The token of each whole word, in the order of the list.
+    /// The token of each whole word with the space before it, in the order of the list.
     pub(super) words: Vec<u32>,
     ids: HashMap<String, u32>,
 }
@@ -37,8 +37,7 @@ pub(super) struct Control {
 }
 
 impl Vocabulary {
-    /// A vocabulary of `size` tokens, with as many words as have room: first those after a space, then those that
-    /// start a text.
+    /// A vocabulary of `size` tokens, with as many words as have room.
     pub(super) fn new(size: u32) -> Self {
         let size = size as usize;
         assert!(
@@ -56,10 +55,8 @@ impl Vocabulary {
             vocabulary.add(text.to_string(), NORMAL);
         }
         let limit = size - CONTROL_TOKENS.len();
-        for start in [SPACE, ""] {
-            for word in WORDS.split_whitespace() {
-                vocabulary.add_word(&format!("{start}{word}"), limit);
-            }
+        for word in WORDS.split_whitespace() {
+            vocabulary.add_word(&format!("{SPACE}{word}"), limit);
         }
         for index in vocabulary.tokens.len()..limit {
             vocabulary.add(format!("<|unused_{index}|>"), UNUSED);
@@ -165,6 +162,6 @@ const UNUSED: i32 = 5;
 
 /// `ChatML`: the format that most engines know without being told.
 const CHAT_TEMPLATE: &str = concat!(
-    "{% for m in messages %}{{'<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n'}}{% endfor %}",
-    "{% if add_generation_prompt %}{{'<|im_start|>assistant\\n'}}{% endif %}"
+    "{% for m in messages %}{{'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'}}{% endfor %}",
+    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
 );

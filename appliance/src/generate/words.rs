@@ -6,7 +6,6 @@ the of and a to in is it you that he was for on are with as his they at be this 
 what all were when we there can an your which their said if do will each about how up out them then she many some
 so these would other into has more her two like him see time could no make than first been its who now people my
 made over did down only way find use may water long little very after words called just where most know get
-user assistant system
 network signal radio tower cell link packet site box edge model token power sector antenna fibre traffic alarm fault
 handover latency uplink downlink carrier channel band noise beam path route router switch load loss delay rate
 time line node core mast roof cable field storm rain wind night day hour minute week engineer operator service

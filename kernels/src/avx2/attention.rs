@@ -45,7 +45,9 @@ pub(crate) fn attention(
                     *weight = dot_half(q, &kv.k[place]) * shape.scale;
                 }
                 let shrink = softmax_step(weights, maximum, total);
-                out.iter_mut().for_each(|out| *out *= shrink);
+                for out in out.iter_mut() {
+                    *out *= shrink;
+                }
                 for (weight, position) in weights.iter().zip(start..end) {
                     let place = kv.place(query, tables, position, kv_head);
                     add_scaled_half(out, *weight, &kv.v[place]);
@@ -54,7 +56,9 @@ pub(crate) fn attention(
             start = end;
         }
         for (out, total) in out.chunks_exact_mut(dim).zip(totals) {
-            out.iter_mut().for_each(|out| *out /= total);
+            for out in out {
+                *out /= total;
+            }
         }
     }
 }

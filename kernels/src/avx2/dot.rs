@@ -4,10 +4,11 @@
 //! same bits as one row with one column.
 
 use std::arch::x86_64::{
-    __m256, _mm256_abs_epi8, _mm256_add_ps, _mm256_castpd_ps, _mm256_cvtepi32_ps, _mm256_fmadd_ps,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
-    _mm256_permutevar8x32_ps, _mm256_set1_epi16, _mm256_set1_pd, _mm256_set1_ps, _mm256_setr_epi32,
-    _mm256_setzero_ps, _mm256_sign_epi8, _mm256_sub_ps,
+    __m256, _mm_loadl_epi64, _mm256_abs_epi8, _mm256_add_ps, _mm256_broadcastq_epi64,
+    _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_permutevar8x32_ps,
+    _mm256_set1_epi16, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_sign_epi8,
+    _mm256_sub_ps,
 };
 
 use super::{load_ps, sum_lanes};
@@ -41,17 +42,18 @@ pub(crate) fn dot_codes<const R: usize, const C: usize>(
     for step in 0..steps {
         for r in 0..R {
             // SAFETY: `step < steps`, and each array holds a step's share for all steps, as asserted above: 32 codes
-            // and two scales (read as one f64) of a row.
+            // and two scales of a row.
             let (codes, scales) = unsafe {
                 let codes = w[r].codes.as_ptr().add(step * STEP);
-                let scales = w[r].scales.as_ptr().add(step * 2).cast::<f64>();
+                let scales = w[r].scales.as_ptr().add(step * 2);
                 (
                     _mm256_loadu_si256(codes.cast()),
-                    _mm256_set1_pd(scales.read_unaligned()),
+                    _mm_loadl_epi64(scales.cast()),
                 )
             };
             let magnitudes = _mm256_abs_epi8(codes);
-            let scales = _mm256_permutevar8x32_ps(_mm256_castpd_ps(scales), first_and_second);
+            let pair = _mm256_castsi256_ps(_mm256_broadcastq_epi64(scales));
+            let scales = _mm256_permutevar8x32_ps(pair, first_and_second);
             for c in 0..C {
                 // SAFETY: as above: 32 codes and one scale of a column.
                 let (x_codes, x_scale) = unsafe {

@@ -326,7 +326,9 @@ impl Kernels {
                     // SAFETY: shares of rows are disjoint.
                     let y = unsafe { y.slice(i * w.cols..(i + 1) * w.cols) };
                     dequantize_row(w.format, w.row(ids[i] as usize), y);
-                    y.iter_mut().for_each(|y| *y *= scale);
+                    for y in y {
+                        *y *= scale;
+                    }
                 }
             },
         );

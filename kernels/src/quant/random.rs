@@ -11,7 +11,7 @@ use super::block::{
 /// Fills a row with random codes under fixed scales, so that weights have mean near 0 and standard deviation `std`. The
 /// same seed gives the same bytes. Floats are uniform, codes are uniform over their range.
 ///
-/// **Cost** about the speed of writing memory. **Shapes** `out` is a whole number of blocks.
+/// **Shapes** `out` is a whole number of blocks.
 pub fn random_row(format: Format, seed: u64, std: f32, out: &mut [u8]) {
     assert!(
         out.len().is_multiple_of(format.block_bytes()),

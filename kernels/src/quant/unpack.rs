@@ -3,6 +3,11 @@
 //! Written on fixed-size arrays so that the compiler vectorizes it with the instruction set of whoever inlines it. The
 //! same functions define `dequantize_row` and feed the integer kernels.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "a plane is a bundle of borrows, handed on like one"
+)]
+
 use half::f16;
 
 use super::block::{

@@ -150,8 +150,8 @@ fn large_shapes_have_the_parameters_of_their_names() {
     for (shape, millions) in [
         ("qwen2.5-0.5b", 494),
         ("qwen3-0.6b", 596),
-        ("llama3.2-1b", 1236),
-        ("llama3.2-3b", 3213),
+        ("llama3.2-1b", 1235),
+        ("llama3.2-3b", 3212),
         ("llama3.1-8b", 8030),
     ] {
         let tensors = plan::tensors(&spec(shape, Mix::Q8_0));
@@ -176,8 +176,11 @@ fn a_seed_decides_every_byte() {
 
 #[test]
 fn the_bytes_are_the_same_on_any_machine() {
-    assert_eq!(hash(&demo(1)), 0);
-    assert_eq!(hash(&bytes(&spec("tiny-llama", Mix::Q4KM))), 0);
+    assert_eq!(hash(&demo(1)), 0x2566_A451_5EE5_E482);
+    assert_eq!(
+        hash(&bytes(&spec("tiny-llama", Mix::Q4KM))),
+        0xE394_676F_F363_ABD6
+    );
 }
 
 #[test]

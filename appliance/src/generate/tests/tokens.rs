@@ -48,7 +48,6 @@ fn each_word_is_one_token_in_a_large_vocabulary() {
     let bpe = bpe(&file);
     for word in words::WORDS.split_whitespace() {
         assert_eq!(pieces(&bpe, &format!("Ġ{word}")), [format!("Ġ{word}")]);
-        assert_eq!(pieces(&bpe, word), [word]);
     }
     assert_eq!(pieces(&bpe, "Ġnetworks"), ["Ġnetwork", "s"]);
     assert_eq!(pieces(&bpe, "ĠÃ©"), ["Ġ", "Ã", "©"]);
