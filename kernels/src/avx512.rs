@@ -5,11 +5,10 @@
 #![allow(unsafe_code, reason = "SIMD loads go through pointers")]
 
 use std::arch::x86_64::{
-    _mm_castsi128_ps, _mm_loadl_epi64, _mm_loadu_ps, _mm256_add_ps, _mm256_sub_ps, _mm512_abs_epi8,
-    _mm512_castps128_ps512, _mm512_castps512_ps256, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32,
-    _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mask_sub_epi8,
-    _mm512_movepi8_mask, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_setr_epi32,
-    _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm_loadu_ps, _mm256_add_ps, _mm256_sub_ps, _mm512_abs_epi8, _mm512_castps128_ps512,
+    _mm512_castps512_ps256, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_extractf32x8_ps,
+    _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps,
+    _mm512_permutexvar_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
 };
 
 use crate::avx2::{dot_mins, sum_lanes};
@@ -35,11 +34,10 @@ pub(crate) fn dot_codes<const R: usize, const C: usize>(
     }
     for x in x {
         assert!(x.codes.len() >= steps * STEP);
-        assert!(x.scales.len() >= steps * 2);
+        assert!(x.scales.len() >= steps * 4);
     }
     let zero = _mm512_setzero_si512();
     let by_16 = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    let by_32 = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     let mut sums = [[_mm512_setzero_ps(); R]; C];
     for step in 0..steps {
         for r in 0..R {
@@ -54,19 +52,16 @@ pub(crate) fn dot_codes<const R: usize, const C: usize>(
             let negative = _mm512_movepi8_mask(codes);
             let scales = _mm512_permutexvar_ps(by_16, _mm512_castps128_ps512(scales));
             for c in 0..C {
-                // SAFETY: as above: 64 codes and two scales (eight bytes) of a column.
+                // SAFETY: as above: 64 codes and four scales of a column.
                 let (x_codes, x_scales) = unsafe {
                     let codes = x[c].codes.as_ptr().add(step * STEP);
-                    let scales = x[c].scales.as_ptr().add(step * 2);
-                    (
-                        _mm512_loadu_si512(codes.cast()),
-                        _mm_loadl_epi64(scales.cast()),
-                    )
+                    let scales = x[c].scales.as_ptr().add(step * 4);
+                    (_mm512_loadu_si512(codes.cast()), _mm_loadu_ps(scales))
                 };
                 let x_codes = _mm512_mask_sub_epi8(x_codes, negative, zero, x_codes);
                 let products = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(zero, magnitudes, x_codes));
-                let x_scales = _mm512_castps128_ps512(_mm_castsi128_ps(x_scales));
-                let scale = _mm512_mul_ps(scales, _mm512_permutexvar_ps(by_32, x_scales));
+                let x_scales = _mm512_permutexvar_ps(by_16, _mm512_castps128_ps512(x_scales));
+                let scale = _mm512_mul_ps(scales, x_scales);
                 sums[c][r] = _mm512_fmadd_ps(products, scale, sums[c][r]);
             }
         }

@@ -7,8 +7,7 @@ use std::arch::x86_64::{
     __m256, _mm_loadl_epi64, _mm256_abs_epi8, _mm256_add_ps, _mm256_broadcastq_epi64,
     _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
     _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_permutevar8x32_ps,
-    _mm256_set1_epi16, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_sign_epi8,
-    _mm256_sub_ps,
+    _mm256_set1_epi16, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_sign_epi8, _mm256_sub_ps,
 };
 
 use super::{load_ps, sum_lanes};
@@ -34,7 +33,7 @@ pub(crate) fn dot_codes<const R: usize, const C: usize>(
     }
     for x in x {
         assert!(x.codes.len() >= steps * STEP);
-        assert!(x.scales.len() >= steps);
+        assert!(x.scales.len() >= steps * 2);
     }
     let ones = _mm256_set1_epi16(1);
     let first_and_second = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
@@ -55,17 +54,20 @@ pub(crate) fn dot_codes<const R: usize, const C: usize>(
             let pair = _mm256_castsi256_ps(_mm256_broadcastq_epi64(scales));
             let scales = _mm256_permutevar8x32_ps(pair, first_and_second);
             for c in 0..C {
-                // SAFETY: as above: 32 codes and one scale of a column.
-                let (x_codes, x_scale) = unsafe {
+                // SAFETY: as above: 32 codes and two scales of a column.
+                let (x_codes, x_scales) = unsafe {
                     let codes = x[c].codes.as_ptr().add(step * STEP);
+                    let scales = x[c].scales.as_ptr().add(step * 2);
                     (
                         _mm256_loadu_si256(codes.cast()),
-                        *x[c].scales.get_unchecked(step),
+                        _mm_loadl_epi64(scales.cast()),
                     )
                 };
                 let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(x_codes, codes));
                 let products = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
-                let scale = _mm256_mul_ps(scales, _mm256_set1_ps(x_scale));
+                let x_pair = _mm256_castsi256_ps(_mm256_broadcastq_epi64(x_scales));
+                let x_scales = _mm256_permutevar8x32_ps(x_pair, first_and_second);
+                let scale = _mm256_mul_ps(scales, x_scales);
                 sums[c][r] = _mm256_fmadd_ps(products, scale, sums[c][r]);
             }
         }

@@ -1,11 +1,11 @@
 //! Operations on rows: plain loops that the compiler vectorizes, with reductions in explicit lanes.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_max_epu32, _mm_shuffle_epi32,
-    _mm256_add_epi32, _mm256_and_ps, _mm256_castps_si256, _mm256_castsi256_ps,
-    _mm256_castsi256_si128, _mm256_cvtps_epi32, _mm256_extracti128_si256, _mm256_max_epu32,
-    _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_storeu_si256,
+    __m256, __m256i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_max_epu32, _mm_packs_epi16,
+    _mm_shuffle_epi32, _mm_storeu_si128, _mm256_add_epi32, _mm256_and_ps, _mm256_castps_si256,
+    _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cvtps_epi32, _mm256_extracti128_si256,
+    _mm256_max_epu32, _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute4x64_epi64,
+    _mm256_set1_epi32, _mm256_set1_ps,
 };
 
 use super::load_ps;
@@ -139,67 +139,54 @@ pub(super) fn exp(x: f32) -> f32 {
 /// **Shapes** `codes`: padded to whole groups, which are zero past the end of `x`.
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn quantize_column(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    let groups = codes.as_chunks_mut::<32>().0.iter_mut().zip(scales);
-    for (i, ((codes, scale), sums)) in groups.zip(sums.as_chunks_mut::<2>().0).enumerate() {
-        let x = &x[(i * 32).min(x.len())..];
-        let mut padded = [0.0; 32];
-        let x = x.first_chunk::<32>().unwrap_or_else(|| {
+    let groups = codes.as_chunks_mut::<16>().0.iter_mut();
+    for (i, ((codes, scale), sum)) in groups.zip(scales).zip(sums).enumerate() {
+        let x = &x[(i * 16).min(x.len())..];
+        let mut padded = [0.0; 16];
+        let x = x.first_chunk::<16>().unwrap_or_else(|| {
             padded[..x.len()].copy_from_slice(x);
             &padded
         });
-        (*scale, *sums) = quantize_group(x, codes);
+        (*scale, *sum) = quantize_group(x, codes);
     }
 }
 
-/// One group of 32: codes out, `(scale, [scale · Σ code] per 16)` back.
+/// One group of 16: codes out, `(scale, scale · Σ code)` back.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn quantize_group(x: &[f32; 32], codes: &mut [i8; 32]) -> (f32, [f32; 2]) {
+fn quantize_group(x: &[f32; 16], codes: &mut [i8; 16]) -> (f32, f32) {
     let (x, _) = x.as_chunks::<8>();
-    let x: [__m256; 4] = [
-        load_ps(&x[0]),
-        load_ps(&x[1]),
-        load_ps(&x[2]),
-        load_ps(&x[3]),
-    ];
+    let x: [__m256; 2] = [load_ps(&x[0]), load_ps(&x[1])];
     // Magnitudes compare as integers, where infinity and NaN are the greatest.
     let sign_off = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
     let magnitude = |x: __m256| _mm256_castps_si256(_mm256_and_ps(x, sign_off));
-    let low = _mm256_max_epu32(magnitude(x[0]), magnitude(x[1]));
-    let high = _mm256_max_epu32(magnitude(x[2]), magnitude(x[3]));
-    let largest = f32::from_bits(max_lane(_mm256_max_epu32(low, high)));
+    let largest = _mm256_max_epu32(magnitude(x[0]), magnitude(x[1]));
+    let largest = f32::from_bits(max_lane(largest));
     if !largest.is_finite() {
-        *codes = [0; 32];
-        return (f32::NAN, [f32::NAN; 2]);
+        *codes = [0; 16];
+        return (f32::NAN, f32::NAN);
     }
     let inverse = 127.0 / largest;
     if !inverse.is_finite() {
         // All zeros, or so near that their products vanish in f32.
-        *codes = [0; 32];
-        return (0.0, [0.0; 2]);
+        *codes = [0; 16];
+        return (0.0, 0.0);
     }
     let inverse = _mm256_set1_ps(inverse);
     let round = |x: __m256| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse));
-    let q: [__m256i; 4] = [round(x[0]), round(x[1]), round(x[2]), round(x[3])];
+    let q: [__m256i; 2] = [round(x[0]), round(x[1])];
     let scale = largest / 127.0;
-    let sums = [
-        scale * sum_lanes_i32(_mm256_add_epi32(q[0], q[1])) as f32,
-        scale * sum_lanes_i32(_mm256_add_epi32(q[2], q[3])) as f32,
-    ];
-    // Packing works within 128-bit halves; the permutation puts the pieces back in order. 127.00001 rounds to 127.
-    let packed = _mm256_packs_epi16(
-        _mm256_packs_epi32(q[0], q[1]),
-        _mm256_packs_epi32(q[2], q[3]),
+    let sum = scale * sum_lanes_i32(_mm256_add_epi32(q[0], q[1])) as f32;
+    // Packing works within 128-bit halves: the quarters of the 16-bit codes are put back in order before the last one.
+    // 127.00001 rounds to 127.
+    let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(q[0], q[1]));
+    let (low, high) = (
+        _mm256_castsi256_si128(words),
+        _mm256_extracti128_si256::<1>(words),
     );
-    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    // SAFETY: 32 writable bytes; the store is unaligned.
-    unsafe {
-        _mm256_storeu_si256(
-            codes.as_mut_ptr().cast(),
-            _mm256_permutevar8x32_epi32(packed, order),
-        );
-    }
-    (scale, sums)
+    // SAFETY: 16 writable bytes; the store is unaligned.
+    unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm_packs_epi16(low, high)) };
+    (scale, sum)
 }
 
 #[inline]

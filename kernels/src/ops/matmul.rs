@@ -55,12 +55,9 @@ impl<'a> Matrix<'a> {
 /// Rows of a plane and columns of codes are padded with zeros to a multiple of this, so that SIMD loops have no tails.
 const PAD: usize = 128;
 
-/// Weights that share an activation scale.
-const COLUMN_GROUP: usize = 32;
-
 /// The activations that a matmul multiplies with: loaded once, used by every matrix with the same input.
 ///
-/// On SIMD instruction sets they are held twice: as f32 for float weights, and as int8 codes with one scale per 32.
+/// On SIMD instruction sets they are held twice: as f32 for float weights, and as int8 codes with one scale per 16.
 pub struct Activations {
     columns_max: usize,
     cols_max: usize,
@@ -70,7 +67,7 @@ pub struct Activations {
     x: Box<[f32]>,
     /// `[columns, padded cols]`
     codes: Box<[i8]>,
-    /// `[columns, padded cols / 32]`
+    /// `[columns, padded cols / 16]`
     scales: Box<[f32]>,
     /// `[columns, padded cols / 16]`: scale times the sum of the codes, what a min multiplies with.
     sums: Box<[f32]>,
@@ -81,7 +78,7 @@ pub struct Activations {
 pub(crate) struct Column<'a> {
     /// `[padded cols]`, each in −127..=127
     pub(crate) codes: &'a [i8],
-    /// `[padded cols / 32]`
+    /// `[padded cols / 16]`
     pub(crate) scales: &'a [f32],
     /// `[padded cols / 16]`
     pub(crate) sums: &'a [f32],
@@ -98,7 +95,7 @@ impl Activations {
             cols: 0,
             x: vec![0.0; columns_max * cols_max].into(),
             codes: vec![0; padded].into(),
-            scales: vec![0.0; padded / COLUMN_GROUP].into(),
+            scales: vec![0.0; padded / GROUP].into(),
             sums: vec![0.0; padded / GROUP].into(),
         }
     }
@@ -106,7 +103,7 @@ impl Activations {
     /// Bytes that [`Activations::new`] takes.
     pub fn bytes(columns_max: usize, cols_max: usize) -> usize {
         let padded = columns_max * cols_max.next_multiple_of(PAD);
-        columns_max * cols_max * 4 + padded + padded / COLUMN_GROUP * 4 + padded / GROUP * 4
+        columns_max * cols_max * 4 + padded + padded / GROUP * 4 * 2
     }
 
     /// Columns loaded.
@@ -127,7 +124,7 @@ impl Activations {
         let cols = self.cols.next_multiple_of(PAD);
         Column {
             codes: &self.codes[column * cols..][..cols],
-            scales: &self.scales[column * cols / COLUMN_GROUP..][..cols / COLUMN_GROUP],
+            scales: &self.scales[column * cols / GROUP..][..cols / GROUP],
             sums: &self.sums[column * cols / GROUP..][..cols / GROUP],
         }
     }
@@ -238,7 +235,7 @@ impl Kernels {
                 (
                     floats.slice(of(cols)),
                     codes.slice(of(padded)),
-                    scales.slice(of(padded / COLUMN_GROUP)),
+                    scales.slice(of(padded / GROUP)),
                     sums.slice(of(padded / GROUP)),
                 )
             };
@@ -248,7 +245,7 @@ impl Kernels {
                     isa,
                     &x[column * cols..][..cols],
                     &mut codes[column * padded..][..padded],
-                    &mut scales[column * padded / COLUMN_GROUP..][..padded / COLUMN_GROUP],
+                    &mut scales[column * padded / GROUP..][..padded / GROUP],
                     &mut sums[column * padded / GROUP..][..padded / GROUP],
                 );
             }
@@ -258,7 +255,7 @@ impl Kernels {
     /// `y[c, r] = Σ_k w[r, k] · x[c, k]`.
     ///
     /// Portable: exact weights, f32 activations, sum in f64. SIMD: block formats multiply int8 codes exactly and sum
-    /// scaled groups of 32 in f32; float formats multiply and sum in f32. `docs/kernels.md` derives the error bounds.
+    /// scaled groups of 16 in f32; float formats multiply and sum in f32. `docs/kernels.md` derives the error bounds.
     ///
     /// **Shapes** `y`: `[columns, w.rows]`.
     pub fn matmul(&mut self, w: &Matrix<'_>, x: &Activations, y: &mut [f32]) {

@@ -59,7 +59,7 @@ fn dot_f64(a: impl Iterator<Item = f64>, b: impl Iterator<Item = f64>) -> f64 {
 
 /// Bound on |fast − exact| for one row and column; `docs/kernels.md` derives it.
 ///
-/// Rounding an activation moves it by at most half a step, `max|x of its 32| / 254`. Sums in f32 then add at most
+/// Rounding an activation moves it by at most half a step, `max|x of its 16| / 254`. Sums in f32 then add at most
 /// `γ · Σ (|scale · code| + |min|) · |x|`, with γ = 2⁻²⁴ times the roundings in a chain: one for every 32 codes, and a
 /// dozen for scales and the last sums.
 fn bound(w: &Matrix<'_>, row: usize, x: &[f32]) -> f64 {
@@ -87,9 +87,9 @@ fn bound(w: &Matrix<'_>, row: usize, x: &[f32]) -> f64 {
             f64::from(scales[k / GROUP] * f32::from(codes[k])),
             f64::from(mins[k / GROUP]),
         );
-        let largest = x[k / 32 * 32..]
+        let largest = x[k / 16 * 16..]
             .iter()
-            .take(32)
+            .take(16)
             .fold(0.0_f32, |m, x| m.max(x.abs()));
         let half_step = f64::from(largest) / 254.0 * (1.0 + 1e-5);
         total += (scaled - min).abs() * half_step;
@@ -167,7 +167,7 @@ fn integer_products_are_exact_but_for_f32_sums() {
             for (i, y) in y.iter().enumerate() {
                 let (row, column) = (&weights[i % 40 * cols..][..cols], x.column(i / 40));
                 let codes = column.codes.iter().zip(0_usize..);
-                let x = codes.map(|(q, k)| f64::from(*q) * f64::from(column.scales[k / 32]));
+                let x = codes.map(|(q, k)| f64::from(*q) * f64::from(column.scales[k / 16]));
                 let exact = dot_f64(row.iter().map(|w| f64::from(*w)), x);
                 error += (f64::from(*y) - exact).powi(2);
                 total += exact.powi(2);
