@@ -7,5 +7,7 @@
 pub mod board;
 pub mod engine_thread;
 pub mod gateway;
+pub mod http;
+pub mod quic;
 pub mod tls;
 pub mod weights;

@@ -207,6 +207,10 @@ impl Scheduler {
             });
             return;
         }
+        self.events.push_back(Event::Accepted {
+            id: submission.id,
+            queued_before: u32::try_from(self.queue.len()).expect("at most queue_requests_max"),
+        });
         self.queue.push_back(Queued {
             submission,
             arrived: now,

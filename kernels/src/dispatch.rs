@@ -118,7 +118,7 @@ pub(crate) fn attention(
 pub(crate) fn quantize_column(
     isa: Isa,
     x: &[f32],
-    codes: &mut [i8],
+    codes: &mut [i16],
     scales: &mut [f32],
     sums: &mut [f32],
 ) {

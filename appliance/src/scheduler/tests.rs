@@ -192,6 +192,13 @@ fn times_are_told_apart() {
     let mut s = scheduler(1, 4, 2);
     let mut plan = StepPlan::new(8);
     s.handle_submit(ms(5), submission(1, 12, 3));
+    assert_eq!(
+        s.poll_event(),
+        Some(Event::Accepted {
+            id: RequestId(1),
+            queued_before: 0
+        })
+    );
     s.plan(ms(10), &mut plan);
     assert_eq!(
         s.poll_event(),

@@ -4,71 +4,65 @@
 //! same bits as one row with one column.
 
 use std::arch::x86_64::{
-    __m256, _mm_loadl_epi64, _mm256_abs_epi8, _mm256_add_ps, _mm256_broadcastq_epi64,
-    _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_permutevar8x32_ps,
-    _mm256_set1_epi16, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_sign_epi8, _mm256_sub_ps,
+    __m256, _mm_loadu_si128, _mm256_add_ps, _mm256_broadcast_ss, _mm256_cvtepi8_epi16,
+    _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_sub_ps,
 };
 
 use super::{load_ps, sum_lanes};
-use crate::ops::{Column, PlaneRow};
+use crate::ops::{COLUMN_GROUP, Column, PlaneRow};
+use crate::quant::GROUP;
 
-/// Codes in one step.
-const STEP: usize = 32;
+/// Codes in one step: what a weight's scale covers.
+const STEP: usize = GROUP;
+
+/// Steps that share a column's scale.
+const STEPS: usize = COLUMN_GROUP / STEP;
 
 /// `Σ scale_w · scale_x · (code_w · code_x) − Σ min · sum_x`, as `[C][R]`.
 ///
-/// A step multiplies 32 codes: |w| (unsigned, at most 128) times x with the sign of w (at most 127), added in pairs to
-/// 16 bits (at most 2 · 128 · 127 = 32 512, so nothing saturates), then to 32 bits. Lanes 0 to 3 then hold the first
-/// group of 16 and lanes 4 to 7 the second, which is where each group's scale is put.
+/// A step multiplies 16 codes: int8 weights widened to 16 bits, times 16-bit activations, added in pairs to 32 bits
+/// (at most 2 · 128 · 32767, far from the limit), so the integer part is exact.
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn dot_codes<const R: usize, const C: usize>(
     w: &[PlaneRow<'_>; R],
     x: &[Column<'_>; C],
 ) -> [[f32; R]; C] {
-    let steps = x[0].codes.len() / STEP;
+    let groups = x[0].scales.len();
     for w in w {
-        assert!(w.codes.len() >= steps * STEP);
-        assert!(w.scales.len() >= steps * 2);
+        assert!(w.codes.len() >= groups * COLUMN_GROUP);
+        assert!(w.scales.len() >= groups * STEPS);
     }
     for x in x {
-        assert!(x.codes.len() >= steps * STEP);
-        assert!(x.scales.len() >= steps * 2);
+        assert!(x.codes.len() >= groups * COLUMN_GROUP);
+        assert!(x.scales.len() >= groups);
     }
-    let ones = _mm256_set1_epi16(1);
-    let first_and_second = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
     let mut sums = [[_mm256_setzero_ps(); R]; C];
-    for step in 0..steps {
-        for r in 0..R {
-            // SAFETY: `step < steps`, and each array holds a step's share for all steps, as asserted above: 32 codes
-            // and two scales of a row.
-            let (codes, scales) = unsafe {
-                let codes = w[r].codes.as_ptr().add(step * STEP);
-                let scales = w[r].scales.as_ptr().add(step * 2);
-                (
-                    _mm256_loadu_si256(codes.cast()),
-                    _mm_loadl_epi64(scales.cast()),
-                )
-            };
-            let magnitudes = _mm256_abs_epi8(codes);
-            let pair = _mm256_castsi256_ps(_mm256_broadcastq_epi64(scales));
-            let scales = _mm256_permutevar8x32_ps(pair, first_and_second);
-            for c in 0..C {
-                // SAFETY: as above: 32 codes and two scales of a column.
-                let (x_codes, x_scales) = unsafe {
-                    let codes = x[c].codes.as_ptr().add(step * STEP);
-                    let scales = x[c].scales.as_ptr().add(step * 2);
+    for group in 0..groups {
+        let mut parts = [[_mm256_setzero_ps(); R]; C];
+        for step in group * STEPS..(group + 1) * STEPS {
+            for r in 0..R {
+                // SAFETY: `step < groups · STEPS`, and each row holds 16 codes and a scale for each, as asserted above.
+                let (codes, scale) = unsafe {
+                    let codes = w[r].codes.as_ptr().add(step * STEP);
                     (
-                        _mm256_loadu_si256(codes.cast()),
-                        _mm_loadl_epi64(scales.cast()),
+                        _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.cast())),
+                        _mm256_broadcast_ss(w[r].scales.get_unchecked(step)),
                     )
                 };
-                let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(x_codes, codes));
-                let products = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
-                let x_pair = _mm256_castsi256_ps(_mm256_broadcastq_epi64(x_scales));
-                let x_scales = _mm256_permutevar8x32_ps(x_pair, first_and_second);
-                let scale = _mm256_mul_ps(scales, x_scales);
-                sums[c][r] = _mm256_fmadd_ps(products, scale, sums[c][r]);
+                for c in 0..C {
+                    // SAFETY: as above: 16 codes of a column.
+                    let x_codes =
+                        unsafe { _mm256_loadu_si256(x[c].codes.as_ptr().add(step * STEP).cast()) };
+                    let products = _mm256_cvtepi32_ps(_mm256_madd_epi16(codes, x_codes));
+                    parts[c][r] = _mm256_fmadd_ps(products, scale, parts[c][r]);
+                }
+            }
+        }
+        for c in 0..C {
+            let scale = _mm256_set1_ps(x[c].scales[group]);
+            for r in 0..R {
+                sums[c][r] = _mm256_fmadd_ps(parts[c][r], scale, sums[c][r]);
             }
         }
     }

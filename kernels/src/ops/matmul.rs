@@ -55,9 +55,14 @@ impl<'a> Matrix<'a> {
 /// Rows of a plane and columns of codes are padded with zeros to a multiple of this, so that SIMD loops have no tails.
 const PAD: usize = 128;
 
+/// Activations that share a scale. With 16-bit codes this could be the whole column, but for the few huge values that real
+/// models have: they blunt their neighbours only.
+pub(crate) const COLUMN_GROUP: usize = PAD;
+
 /// The activations that a matmul multiplies with: loaded once, used by every matrix with the same input.
 ///
-/// On SIMD instruction sets they are held twice: as f32 for float weights, and as int8 codes with one scale per 16.
+/// On SIMD instruction sets they are held twice: as f32 for float weights, and as 16-bit codes with one scale per 128. Eight bits, as
+/// other engines have it, would cost AVX2 as many instructions: see `docs/kernels.md`.
 pub struct Activations {
     columns_max: usize,
     cols_max: usize,
@@ -66,8 +71,8 @@ pub struct Activations {
     /// `[columns, cols]`
     x: Box<[f32]>,
     /// `[columns, padded cols]`
-    codes: Box<[i8]>,
-    /// `[columns, padded cols / 16]`
+    codes: Box<[i16]>,
+    /// `[columns, padded cols / 128]`
     scales: Box<[f32]>,
     /// `[columns, padded cols / 16]`: scale times the sum of the codes, what a min multiplies with.
     sums: Box<[f32]>,
@@ -76,9 +81,9 @@ pub struct Activations {
 /// One column as codes.
 #[derive(Clone, Copy)]
 pub(crate) struct Column<'a> {
-    /// `[padded cols]`, each in −127..=127
-    pub(crate) codes: &'a [i8],
-    /// `[padded cols / 16]`
+    /// `[padded cols]`, each in −32767..=32767
+    pub(crate) codes: &'a [i16],
+    /// `[padded cols / 128]`
     pub(crate) scales: &'a [f32],
     /// `[padded cols / 16]`
     pub(crate) sums: &'a [f32],
@@ -95,7 +100,7 @@ impl Activations {
             cols: 0,
             x: vec![0.0; columns_max * cols_max].into(),
             codes: vec![0; padded].into(),
-            scales: vec![0.0; padded / GROUP].into(),
+            scales: vec![0.0; padded / COLUMN_GROUP].into(),
             sums: vec![0.0; padded / GROUP].into(),
         }
     }
@@ -103,7 +108,7 @@ impl Activations {
     /// Bytes that [`Activations::new`] takes.
     pub fn bytes(columns_max: usize, cols_max: usize) -> usize {
         let padded = columns_max * cols_max.next_multiple_of(PAD);
-        columns_max * cols_max * 4 + padded + padded / GROUP * 4 * 2
+        columns_max * cols_max * 4 + padded * 2 + padded / COLUMN_GROUP * 4 + padded / GROUP * 4
     }
 
     /// Columns loaded.
@@ -124,7 +129,7 @@ impl Activations {
         let cols = self.cols.next_multiple_of(PAD);
         Column {
             codes: &self.codes[column * cols..][..cols],
-            scales: &self.scales[column * cols / GROUP..][..cols / GROUP],
+            scales: &self.scales[column * cols / COLUMN_GROUP..][..cols / COLUMN_GROUP],
             sums: &self.sums[column * cols / GROUP..][..cols / GROUP],
         }
     }
@@ -235,7 +240,7 @@ impl Kernels {
                 (
                     floats.slice(of(cols)),
                     codes.slice(of(padded)),
-                    scales.slice(of(padded / GROUP)),
+                    scales.slice(of(padded / COLUMN_GROUP)),
                     sums.slice(of(padded / GROUP)),
                 )
             };
@@ -245,7 +250,7 @@ impl Kernels {
                     isa,
                     &x[column * cols..][..cols],
                     &mut codes[column * padded..][..padded],
-                    &mut scales[column * padded / GROUP..][..padded / GROUP],
+                    &mut scales[column * padded / COLUMN_GROUP..][..padded / COLUMN_GROUP],
                     &mut sums[column * padded / GROUP..][..padded / GROUP],
                 );
             }
@@ -254,7 +259,7 @@ impl Kernels {
 
     /// `y[c, r] = Σ_k w[r, k] · x[c, k]`.
     ///
-    /// Portable: exact weights, f32 activations, sum in f64. SIMD: block formats multiply int8 codes exactly and sum
+    /// Portable: exact weights, f32 activations, sum in f64. SIMD: block formats multiply integer codes exactly and sum
     /// scaled groups of 16 in f32; float formats multiply and sum in f32. `docs/kernels.md` derives the error bounds.
     ///
     /// **Shapes** `y`: `[columns, w.rows]`.

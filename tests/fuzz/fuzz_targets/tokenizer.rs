@@ -18,6 +18,6 @@ fuzz_target!(|file: &[u8]| {
     }
     let (bos, eos) = tokenizer.bos_eos_text();
     if let Ok(template) = ChatTemplate::new(vocabulary.chat_template.as_deref(), &bos, &eos) {
-        let _ = template.render(&[Message { role: "user", content: &text }], 0);
+        let _ = template.prompt_ids(&tokenizer, &[Message { role: "user", content: &text }], 0);
     }
 });

@@ -11,7 +11,7 @@ pub const STOP_STRINGS_MAX: usize = 4;
 /// Most messages of a conversation; with it the memory of a decoded Generate has a bound of its own.
 pub const CHAT_MESSAGES_MAX: usize = 1024;
 /// Most tokens with a bias.
-pub const LOGIT_BIAS_MAX: usize = 1024;
+pub const LOGIT_BIAS_MAX: usize = 300;
 /// Most bytes of an Error's `detail`, so that the frame stays within 1024.
 pub const DETAIL_BYTES_MAX: usize = 960;
 

@@ -1,0 +1,116 @@
+//! HTTP/1.1 on the TCP port: OpenAI's API over one router that other HTTP versions share.
+//!
+//! ```text
+//! POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /v1/models/{id}
+//! GET  /health  the process is up      GET /ready  the engine decodes      GET /status  numbers as JSON
+//! ```
+//!
+//! A client that goes away drops the body of its answer, that drops the generation, and that cancels the request.
+//! Bodies must say `application/json`: a web page may not send that to another origin without asking first, and we never agree.
+
+mod answer;
+mod api;
+mod backend;
+pub mod openai;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub use api::{BODY_BYTES_MAX, router};
+pub use backend::{Answer, Backend};
+
+/// Connections at once; more wait in the kernel's backlog. Each may hold [`CONNECTION_BUFFER_BYTES`] and one body.
+pub const HTTP_CONNECTIONS_MAX: usize = 1024;
+/// Read buffer of a connection, so also the longest head of a request.
+pub const CONNECTION_BUFFER_BYTES: usize = 32 * 1024;
+/// A head that takes longer is an attack or a dead line.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// After [`Server::close`], answers under way may take this long before they are cut off.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The listening side: accepts until closed.
+pub struct Server {
+    closing: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves `backend` on a socket that listens, on the current runtime.
+    pub fn start<B: Backend>(listener: TcpListener, backend: B) -> Server {
+        let (closing, closed) = watch::channel(false);
+        let accepting = tokio::spawn(accept(listener, router(backend), closed));
+        Server { closing, accepting }
+    }
+
+    /// Takes no more connections, lets answers under way end, and returns when all are gone.
+    pub async fn close(self) {
+        let _ = self.closing.send(true);
+        let _ = self.accepting.await;
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, mut closed: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            let place = places.clone().acquire_owned().await.expect("never closed");
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            _ = closed.changed() => break,
+            Some(_) = connections.join_next() => {}
+            (place, accepted) = next => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, router.clone(), closed.clone(), place));
+                }
+                Err(error) => {
+                    // Out of file descriptors, mostly: others must end first.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(CLOSE_DEADLINE, all).await.is_err() {
+        tracing::warn!("HTTP answers were cut off after {CLOSE_DEADLINE:?}");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    mut closed: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+) {
+    // Tokens are small and each is wanted at once.
+    let _ = stream.set_nodelay(true);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(CONNECTION_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        _ = closed.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "an HTTP connection broke off");
+    }
+}

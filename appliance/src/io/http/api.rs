@@ -1,0 +1,375 @@
+//! Routes, status codes and error bodies.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::{Value, json};
+
+use super::answer::{self, Head};
+use super::backend::Backend;
+use super::openai::{self, Delivery, Endpoint};
+use crate::io::gateway::ServedModel;
+use crate::limits::PROMPT_BYTES_MAX;
+use crate::request::{Refusal, RefusalKind, Timings};
+
+/// Largest body: JSON may need two bytes for one of the prompt before the prompt's own limit speaks.
+pub const BODY_BYTES_MAX: usize = 2 * PROMPT_BYTES_MAX + 64 * 1024;
+/// A body that takes longer is an attack or a dead line.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest id of a client that is repeated to it.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+struct Api<B> {
+    backend: B,
+    /// Ids of answers: a number of this process, scrambled by its random keys.
+    ids: RandomState,
+    next_id: AtomicU64,
+}
+
+type Shared<B> = State<Arc<Api<B>>>;
+
+/// The API over any backend.
+pub fn router<B: Backend>(backend: B) -> Router {
+    let api = Arc::new(Api {
+        backend,
+        ids: RandomState::new(),
+        next_id: AtomicU64::new(0),
+    });
+    Router::new()
+        .route("/v1/chat/completions", post(chat::<B>))
+        .route("/v1/completions", post(completions::<B>))
+        .route("/v1/models", get(models::<B>))
+        .route("/v1/models/{*id}", get(model::<B>))
+        .route(
+            "/health",
+            get(|| async { reply(StatusCode::OK, &json!({"status": "up"})) }),
+        )
+        .route("/ready", get(ready::<B>))
+        .route("/status", get(status::<B>))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(
+            api.clone(),
+            with_request_id::<B>,
+        ))
+        .with_state(api)
+}
+
+async fn chat<B: Backend>(State(api): Shared<B>, request: Request) -> Response {
+    api.generate(Endpoint::Chat, request).await
+}
+
+async fn completions<B: Backend>(State(api): Shared<B>, request: Request) -> Response {
+    api.generate(Endpoint::Completions, request).await
+}
+
+impl<B: Backend> Api<B> {
+    fn new_id(&self) -> String {
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}", self.ids.hash_one(number))
+    }
+
+    async fn generate(&self, endpoint: Endpoint, request: Request) -> Response {
+        let arrived = Instant::now();
+        let body = match read_body(request).await {
+            Ok(body) => body,
+            Err(response) => return response,
+        };
+        let asked = match openai::parse(endpoint, &body) {
+            Ok(asked) => asked,
+            Err(refusal) => return refused(&refusal),
+        };
+        drop(body);
+        let answer = match self.backend.submit(asked.request).await {
+            Ok(answer) => answer,
+            Err(refusal) => return refused(&refusal),
+        };
+        let prefix = if endpoint == Endpoint::Chat {
+            "chatcmpl"
+        } else {
+            "cmpl"
+        };
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let head = Head {
+            endpoint,
+            id: format!("{prefix}-{}", self.new_id()),
+            created: since_1970.as_secs(),
+            model: self.backend.served().id.clone(),
+        };
+        match asked.delivery {
+            Delivery::Stream { include_usage } => {
+                let mut response = Response::new(answer::events(head, answer, include_usage));
+                let headers = response.headers_mut();
+                let stream = HeaderValue::from_static("text/event-stream; charset=utf-8");
+                headers.insert(header::CONTENT_TYPE, stream);
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                response
+            }
+            Delivery::Whole => match answer::whole(&head, answer).await {
+                Ok((body, timings)) => {
+                    let mut response = reply(StatusCode::OK, &body);
+                    put_timings(response.headers_mut(), &timings, arrived.elapsed());
+                    response
+                }
+                Err(refusal) => refused(&refusal),
+            },
+        }
+    }
+}
+
+async fn models<B: Backend>(State(api): Shared<B>) -> Response {
+    let list = json!({"object": "list", "data": [model_json(api.backend.served())]});
+    reply(StatusCode::OK, &list)
+}
+
+async fn model<B: Backend>(State(api): Shared<B>, Path(id): Path<String>) -> Response {
+    let served = api.backend.served();
+    if id == served.id {
+        return reply(StatusCode::OK, &model_json(served));
+    }
+    let shown: String = id.chars().take(64).collect();
+    let message = format!("no model `{shown}` here: this box serves `{}`", served.id);
+    refused(&Refusal::plain(RefusalKind::NoModel, message))
+}
+
+fn model_json(served: &ServedModel) -> Value {
+    json!({
+        "id": served.id,
+        "object": "model",
+        "created": served.created_unix_s,
+        "owned_by": "outstation",
+        "max_model_len": served.context_tokens_max,
+    })
+}
+
+async fn ready<B: Backend>(State(api): Shared<B>) -> Response {
+    if api.backend.ready() {
+        return reply(StatusCode::OK, &json!({"ready": true}));
+    }
+    let mut response = reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false}));
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+async fn status<B: Backend>(State(api): Shared<B>) -> Response {
+    match serde_json::to_value(api.backend.status()) {
+        Ok(mut status) => {
+            if let Value::Object(fields) = &mut status {
+                fields.insert("model".to_owned(), model_json(api.backend.served()));
+            }
+            reply(StatusCode::OK, &status)
+        }
+        Err(error) => refused(&Refusal::plain(RefusalKind::Internal, error.to_string())),
+    }
+}
+
+async fn no_route(request: Request) -> Response {
+    let path: String = request.uri().path().chars().take(128).collect();
+    let message = format!(
+        "nothing is at {path}: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health, \
+         GET /ready and GET /status are here"
+    );
+    error(
+        StatusCode::NOT_FOUND,
+        &body_of("invalid_request_error", Some("not_found"), None, &message),
+    )
+}
+
+async fn no_method(request: Request) -> Response {
+    let message = format!("{} is not for {}", request.method(), request.uri().path());
+    let body = body_of(
+        "invalid_request_error",
+        Some("method_not_allowed"),
+        None,
+        &message,
+    );
+    error(StatusCode::METHOD_NOT_ALLOWED, &body)
+}
+
+/// Repeats the client's request id, or makes one, so that both sides' logs can be laid side by side.
+async fn with_request_id<B: Backend>(
+    State(api): Shared<B>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = request.headers().get(&REQUEST_ID).filter(|id| {
+        let id = id.as_bytes();
+        (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+    });
+    let made =
+        || HeaderValue::from_str(&format!("req-{}", api.new_id())).expect("letters and digits");
+    let id = id.cloned().unwrap_or_else(made);
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+async fn read_body(request: Request) -> Result<bytes::Bytes, Response> {
+    let kind = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let kind = kind
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let message = "send the body as JSON, with the header `content-type: application/json`";
+        let body = body_of(
+            "invalid_request_error",
+            Some("unsupported_media_type"),
+            None,
+            message,
+        );
+        return Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body));
+    }
+    let too_large = || {
+        let message =
+            format!("the body is larger than {BODY_BYTES_MAX} bytes: send a shorter prompt");
+        let body = body_of(
+            "invalid_request_error",
+            Some("request_too_large"),
+            None,
+            &message,
+        );
+        error(StatusCode::PAYLOAD_TOO_LARGE, &body)
+    };
+    // What `content-length` announces is refused before it is sent.
+    if HttpBody::size_hint(request.body()).lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(cause)) if cause.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+        Ok(Err(cause)) => {
+            let message = format!("the body broke off: {cause}");
+            Err(refused(&Refusal::plain(RefusalKind::BadRequest, message)))
+        }
+        Err(_) => {
+            let message = format!("the body was not here after {BODY_DEADLINE:?}");
+            let body = body_of(
+                "invalid_request_error",
+                Some("request_timeout"),
+                None,
+                &message,
+            );
+            Err(error(StatusCode::REQUEST_TIMEOUT, &body))
+        }
+    }
+}
+
+/// HTTP status, OpenAI's error type and code of each kind of refusal.
+fn codes(kind: RefusalKind) -> (StatusCode, &'static str, Option<&'static str>) {
+    match kind {
+        RefusalKind::BadRequest => (StatusCode::BAD_REQUEST, "invalid_request_error", None),
+        RefusalKind::ContextOverflow => (
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            Some("context_length_exceeded"),
+        ),
+        RefusalKind::NoModel => (
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            Some("model_not_found"),
+        ),
+        RefusalKind::Overloaded => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            Some("rate_limit_exceeded"),
+        ),
+        RefusalKind::Draining => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            Some("draining"),
+        ),
+        // Only ever met in the middle of a stream, after its status was sent.
+        RefusalKind::SlowConsumer => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            Some("slow_consumer"),
+        ),
+        RefusalKind::Internal => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            Some("internal_error"),
+        ),
+    }
+}
+
+pub(super) fn error_json(refusal: &Refusal) -> Value {
+    let (_, kind, code) = codes(refusal.kind);
+    body_of(kind, code, refusal.param.as_deref(), &refusal.message)
+}
+
+fn body_of(kind: &str, code: Option<&str>, param: Option<&str>, message: &str) -> Value {
+    json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+}
+
+/// A refusal before anything was sent.
+fn refused(refusal: &Refusal) -> Response {
+    let (status, ..) = codes(refusal.kind);
+    let mut response = error(status, &error_json(refusal));
+    if let Some(retry_after_ms) = refusal.retry_after_ms {
+        let headers = response.headers_mut();
+        headers.insert("retry-after-ms", HeaderValue::from(retry_after_ms));
+        headers.insert(
+            header::RETRY_AFTER,
+            HeaderValue::from(retry_after_ms.div_ceil(1000)),
+        );
+    }
+    response
+}
+
+fn error(status: StatusCode, body: &Value) -> Response {
+    let mut response = reply(status, body);
+    if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
+        // The SDK would try 408 and 409 again by itself.
+        response
+            .headers_mut()
+            .insert("x-should-retry", HeaderValue::from_static("false"));
+    }
+    response
+}
+
+fn reply(status: StatusCode, body: &Value) -> Response {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// `openai-processing-ms` for OpenAI's tools, `server-timing` (W3C) for the parts.
+fn put_timings(headers: &mut HeaderMap, timings: &Timings, took: Duration) {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let parts = format!(
+        "queue;dur={:.3}, prefill;dur={:.3}, decode;dur={:.3}",
+        ms(timings.queue),
+        ms(timings.prefill),
+        ms(timings.decode)
+    );
+    if let Ok(parts) = HeaderValue::from_str(&parts) {
+        headers.insert("server-timing", parts);
+    }
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    headers.insert("openai-processing-ms", HeaderValue::from(took_ms));
+}

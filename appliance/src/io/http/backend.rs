@@ -1,0 +1,58 @@
+//! What the API needs of the box: the gateway in production, a script in tests.
+
+use std::future::Future;
+
+use serde::Serialize;
+
+use crate::io::gateway::{Gateway, Generation, Piece, ServedModel};
+use crate::request::{GenerateRequest, Refusal};
+
+/// Takes requests and gives answers.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// An answer under way.
+    type Answer: Answer;
+
+    /// The one model.
+    fn served(&self) -> &ServedModel;
+    /// Whether tokens are really decoded.
+    fn ready(&self) -> bool;
+    /// Numbers for people and scripts.
+    fn status(&self) -> impl Serialize;
+    /// Takes a request, or says why not.
+    fn submit(
+        &self,
+        request: GenerateRequest,
+    ) -> impl Future<Output = Result<Self::Answer, Refusal>> + Send;
+}
+
+/// An answer under way. Dropping it cancels the request.
+pub trait Answer: Send + 'static {
+    /// The next piece; dropping the future loses none. `None` after the last.
+    fn next(&mut self) -> impl Future<Output = Option<Piece>> + Send;
+}
+
+impl Backend for Gateway {
+    type Answer = Generation;
+
+    fn served(&self) -> &ServedModel {
+        Gateway::served(self)
+    }
+
+    fn ready(&self) -> bool {
+        Gateway::ready(self)
+    }
+
+    fn status(&self) -> impl Serialize {
+        Gateway::status(self)
+    }
+
+    async fn submit(&self, request: GenerateRequest) -> Result<Generation, Refusal> {
+        Gateway::submit(self, request).await
+    }
+}
+
+impl Answer for Generation {
+    async fn next(&mut self) -> Option<Piece> {
+        Generation::next(self).await
+    }
+}

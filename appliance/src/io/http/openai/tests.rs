@@ -1,0 +1,258 @@
+//! Bodies as data: what they mean, or why they are refused.
+
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn show(endpoint: Endpoint, body: &str) -> String {
+    match parse(endpoint, body.as_bytes()) {
+        Ok(asked) => {
+            // Only what differs from a request that says nothing.
+            let default = format!("{:#?}", GenerateRequest::default());
+            let lines = format!("{:#?}", asked.request);
+            let lines: Vec<_> = lines
+                .lines()
+                .filter(|line| !default.lines().any(|known| known == *line))
+                .map(str::trim)
+                .collect();
+            format!("{:?}: {}", asked.delivery, lines.join(" "))
+        }
+        Err(refusal) => {
+            assert_eq!(refusal.kind, RefusalKind::BadRequest);
+            format!(
+                "400 {}: {}",
+                refusal.param.as_deref().unwrap_or("-"),
+                refusal.message
+            )
+        }
+    }
+}
+
+fn check_all(endpoint: Endpoint, bodies: &[&str], expected: &Expect) {
+    let shown: Vec<_> = bodies.iter().map(|body| show(endpoint, body)).collect();
+    expected.assert_eq(&shown.join("\n"));
+}
+
+/// Adds one field to a good chat body.
+fn with(fields: &[&str]) -> String {
+    fields
+        .iter()
+        .map(|field| {
+            let body = format!(r#"{{"messages": [{{"role": "user", "content": "hi"}}], {field}}}"#);
+            let shown = show(Endpoint::Chat, &body);
+            let plain = show(
+                Endpoint::Chat,
+                r#"{"messages": [{"role": "user", "content": "hi"}]}"#,
+            );
+            format!(
+                "{field} => {}\n",
+                if shown == plain { "accepted" } else { &shown }
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn chats() {
+    check_all(
+        Endpoint::Chat,
+        &[
+            r#"{"messages": [{"role": "user", "content": "hi"}]}"#,
+            r#"{"model": "m", "stream": true, "stream_options": {"include_usage": true},
+                "messages": [{"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                             {"role": "assistant", "content": null, "tool_calls": [], "refusal": null}],
+                "max_completion_tokens": 5, "temperature": 0, "top_p": 0.5, "top_k": -1, "min_p": 0.1, "seed": -1,
+                "stop": ["a", "b"], "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.5,
+                "logit_bias": {"7": -100}, "min_tokens": 2, "ignore_eos": true}"#,
+        ],
+        &expect![[r#"
+            Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ],
+            Stream { include_usage: true }: model: Some( "m", prompt: Chat( [ ChatMessage { role: "system", content: "ab", }, ChatMessage { role: "assistant", content: "", }, ], max_tokens: Some( 5, min_tokens: 2, ignore_eos: true, temperature: 0.0, top_p: 0.5, min_p: 0.1, repetition_penalty: 1.5, presence_penalty: 1.0, frequency_penalty: -1.0, seed: Some( 18446744073709551615, ), logit_bias: [ ( 7, -100.0, ), ], stop: [ "a", "b", ],"#]],
+    );
+}
+
+#[test]
+fn chats_that_are_refused() {
+    check_all(
+        Endpoint::Chat,
+        &[
+            "",
+            "[]",
+            "{\"messages\": [\n  {\"role\" \"user\"}]}",
+            r#"{"messages": []}"#,
+            r#"{"messages": null}"#,
+            r#"{"messages": "hi"}"#,
+            r#"{"messages": [{"role": "user"}]}"#,
+            r#"{"messages": [{"content": "hi"}]}"#,
+            r#"{"messages": [{"role": "tool", "content": "hi"}]}"#,
+            r#"{"messages": [{"role": "pirate", "content": "hi"}]}"#,
+            r#"{"messages": [{"role": "user", "content": "hi", "name": "Bob"}]}"#,
+            r#"{"messages": [{"role": "user", "content": "hi", "nmae": "Bob"}]}"#,
+            r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}"#,
+            r#"{"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}"#,
+            r#"{"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "max_completion_tokens": 5}"#,
+            r#"{"messages": [{"role": "user", "content": "hi"}]} {}"#,
+        ],
+        &expect![[r#"
+            400 -: the body is not the JSON object it should be: EOF while parsing a value at line 1 column 0
+            400 -: the body is not the JSON object it should be: invalid type: sequence, expected a JSON object at line 1 column 0
+            400 -: the body is not the JSON object it should be: expected `:` at line 2 column 11
+            400 messages: `messages` is empty
+            400 messages: `messages` is missing
+            400 messages: `messages`: invalid type: string "hi", expected a sequence at line 1 column 17
+            400 messages: `messages`: a message has no `content` at line 1 column 30
+            400 messages: `messages`: a message has no `role` at line 1 column 31
+            400 messages: `messages`: tools are not supported yet, so nothing answers one at line 1 column 29
+            400 messages: `messages`: no role is `pirate`: system, developer, user and assistant are at line 1 column 31
+            400 messages: `messages`: a message's `name` has no effect yet: leave it out at line 1 column 62
+            400 messages: `messages`: a message has no field `nmae` at line 1 column 54
+            400 messages: `messages`: a part of type `image_url`: only text parts with a `text` are supported at line 1 column 92
+            400 prompt: `prompt`: it is not a field of this endpoint at line 1 column 58
+            400 max_completion_tokens: max_tokens is 4 and max_completion_tokens 5: they mean the same, send one
+            400 -: the body is not the JSON object it should be: trailing characters at line 1 column 51"#]],
+    );
+}
+
+#[test]
+fn fields_without_effect_may_only_ask_for_none() {
+    let accepted = [
+        r#""n": 1"#,
+        r#""logprobs": false"#,
+        r#""top_logprobs": 0"#,
+        r#""tools": []"#,
+        r#""tools": null"#,
+        r#""tool_choice": "none""#,
+        r#""response_format": {"type": "text"}"#,
+        r#""modalities": ["text"]"#,
+        r#""user": "u""#,
+        r#""metadata": {"a": {"b": [1]}}"#,
+        r#""store": false"#,
+        r#""service_tier": "auto""#,
+        r#""temperature": null"#,
+        r#""stop": null"#,
+        r#""logit_bias": {}"#,
+        r#""max_tokens": null"#,
+        r#""chat_template_kwargs": {}"#,
+    ];
+    let shown = with(&accepted);
+    assert_eq!(
+        shown.matches("=> accepted\n").count(),
+        accepted.len(),
+        "{shown}"
+    );
+    expect![[r#"
+        "n": 2 => 400 n: `n`: it has no effect yet: leave it out, or send 1 at line 1 column 57
+        "logprobs": true => 400 logprobs: `logprobs`: it has no effect yet: leave it out, or send false at line 1 column 67
+        "top_logprobs": 3 => 400 top_logprobs: `top_logprobs`: it has no effect yet: leave it out, or send 0 at line 1 column 68
+        "tools": [{"type": "function"}] => 400 tools: `tools`: it has no effect yet: leave it out, or send an empty value at line 1 column 82
+        "tool_choice": {"type": "function"} => 400 tool_choice: `tool_choice`: it has no effect yet: leave it out, or send "none" or "auto" at line 1 column 86
+        "response_format": {"type": "json_object"} => 400 response_format: `response_format`: it has no effect yet: leave it out, or send {"type": "text"} at line 1 column 93
+        "response_format": {"type": "text", "strict": true} => 400 response_format: `response_format`: it has no effect yet: leave it out, or send {"type": "text"} at line 1 column 102
+        "modalities": ["text", "audio"] => 400 modalities: `modalities`: it has no effect yet: leave it out, or send ["text"] at line 1 column 82
+        "store": true => 400 store: `store`: it has no effect yet: leave it out, or send false at line 1 column 64
+        "service_tier": "flex" => 400 service_tier: `service_tier`: it has no effect yet: leave it out, or send "auto" or "default" at line 1 column 73
+        "reasoning_effort": "low" => 400 reasoning_effort: `reasoning_effort`: it has no effect yet: leave it out, or send null at line 1 column 76
+    "#]].assert_eq(&with(&[
+        r#""n": 2"#,
+        r#""logprobs": true"#,
+        r#""top_logprobs": 3"#,
+        r#""tools": [{"type": "function"}]"#,
+        r#""tool_choice": {"type": "function"}"#,
+        r#""response_format": {"type": "json_object"}"#,
+        r#""response_format": {"type": "text", "strict": true}"#,
+        r#""modalities": ["text", "audio"]"#,
+        r#""store": true"#,
+        r#""service_tier": "flex""#,
+        r#""reasoning_effort": "low""#,
+    ]));
+}
+
+#[test]
+fn values_and_names_that_are_wrong() {
+    expect![[r#"
+        "temprature": 1 => 400 temprature: `temprature`: it is not a field of this endpoint: did you mean `temperature`? at line 1 column 62
+        "max_token": 1 => 400 max_token: `max_token`: it is not a field of this endpoint: did you mean `max_tokens`? at line 1 column 61
+        "repeat_penalty": 1 => 400 repeat_penalty: `repeat_penalty`: it is not a field of this endpoint at line 1 column 66
+        "xyzzy": 1 => 400 xyzzy: `xyzzy`: it is not a field of this endpoint at line 1 column 57
+        "temperature": "hot" => 400 temperature: `temperature`: invalid type: string "hot", expected f32 at line 1 column 70
+        "max_tokens": -1 => 400 max_tokens: `max_tokens`: invalid value: integer `-1`, expected u32 at line 1 column 66
+        "max_tokens": 1.5 => 400 max_tokens: `max_tokens`: invalid type: floating point `1.5`, expected u32 at line 1 column 67
+        "max_tokens": 5000000000 => 400 max_tokens: `max_tokens`: invalid value: integer `5000000000`, expected u32 at line 1 column 74
+        "top_k": -2 => 400 top_k: `top_k`: it must be -1, 0 or a count of tokens at line 1 column 62
+        "stop": 1 => 400 stop: `stop`: invalid type: integer `1`, expected a string or an array of strings at line 1 column 59
+        "stop": ["a", 1] => 400 stop: `stop`: invalid type: integer `1`, expected a string at line 1 column 65
+        "seed": 1.5 => 400 seed: `seed`: invalid type: floating point `1.5`, expected a whole number at line 1 column 61
+        "logit_bias": {"a": 1} => 400 logit_bias: `logit_bias`: a key is not a token id at line 1 column 68
+        "logit_bias": [1] => 400 logit_bias: `logit_bias`: invalid type: sequence, expected an object of token ids and biases at line 1 column 64
+        "stream": "yes" => 400 stream: `stream`: invalid type: string "yes", expected a boolean at line 1 column 65
+        "stream_options": {"include_usage": true} => 400 stream_options: `stream_options` goes only with `stream: true`
+        "stream": true, "stream_options": {"include": true} => 400 stream_options: `stream_options`: stream_options has include_usage and nothing else at line 1 column 94
+        "a": 
+         NaN => 400 a: `a`: it is not a field of this endpoint: did you mean `n`? at line 1 column 53
+    "#]].assert_eq(&with(&[
+        r#""temprature": 1"#,
+        r#""max_token": 1"#,
+        r#""repeat_penalty": 1"#,
+        r#""xyzzy": 1"#,
+        r#""temperature": "hot""#,
+        r#""max_tokens": -1"#,
+        r#""max_tokens": 1.5"#,
+        r#""max_tokens": 5000000000"#,
+        r#""top_k": -2"#,
+        r#""stop": 1"#,
+        r#""stop": ["a", 1]"#,
+        r#""seed": 1.5"#,
+        r#""logit_bias": {"a": 1}"#,
+        r#""logit_bias": [1]"#,
+        r#""stream": "yes""#,
+        r#""stream_options": {"include_usage": true}"#,
+        r#""stream": true, "stream_options": {"include": true}"#,
+        "\"a\": \n NaN",
+    ]));
+}
+
+#[test]
+fn completions() {
+    check_all(
+        Endpoint::Completions,
+        &[
+            r#"{"prompt": "hi"}"#,
+            r#"{"prompt": [1, 2, 3], "max_tokens": 7, "echo": false, "best_of": 1, "logprobs": null}"#,
+            r#"{"prompt": ["hi"]}"#,
+            r#"{"prompt": [[4, 5]]}"#,
+            r#"{"prompt": []}"#,
+            r#"{"prompt": ["a", "b"]}"#,
+            r#"{"prompt": [[1], [2]]}"#,
+            r#"{"prompt": [1, "a"]}"#,
+            r#"{"prompt": [-1]}"#,
+            r#"{"prompt": [4294967296]}"#,
+            r#"{"prompt": 7}"#,
+            r#"{"max_tokens": 7}"#,
+            r#"{"prompt": "hi", "logprobs": 0}"#,
+            r#"{"prompt": "hi", "echo": true}"#,
+            r#"{"prompt": "hi", "suffix": "x"}"#,
+            r#"{"prompt": "hi", "messages": []}"#,
+            r#"{"prompt": "hi", "max_completion_tokens": 5}"#,
+        ],
+        &expect![[r#"
+            Whole: "hi", max_tokens: Some( 16,
+            Whole: prompt: Ids( [ 1, 2, 3, ], max_tokens: Some( 7,
+            Whole: "hi", max_tokens: Some( 16,
+            Whole: prompt: Ids( [ 4, 5, ], max_tokens: Some( 16,
+            Whole: prompt: Ids( [], max_tokens: Some( 16,
+            400 prompt: `prompt`: a request has one prompt here: send each in a request of its own at line 1 column 21
+            400 prompt: `prompt`: a request has one prompt here: send each in a request of its own at line 1 column 21
+            400 prompt: `prompt`: a request has one prompt here: send each in a request of its own at line 1 column 19
+            400 prompt: `prompt`: no token id is -1 at line 1 column 14
+            400 prompt: `prompt`: no token id is 4294967296 at line 1 column 22
+            400 prompt: `prompt`: invalid type: integer `7`, expected a text or an array of token ids at line 1 column 12
+            400 prompt: `prompt` is missing
+            400 logprobs: `logprobs`: it has no effect yet: leave it out, or send null at line 1 column 31
+            400 echo: `echo`: it has no effect yet: leave it out, or send false at line 1 column 30
+            400 suffix: `suffix`: it has no effect yet: leave it out, or send an empty value at line 1 column 31
+            400 messages: `messages`: it is not a field of this endpoint at line 1 column 27
+            400 max_completion_tokens: `max_completion_tokens`: it is not a field of this endpoint at line 1 column 40"#]],
+    );
+}

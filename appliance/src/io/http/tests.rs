@@ -1,0 +1,529 @@
+//! The API over real sockets, with a script in place of the engine.
+
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use expect_test::{Expect, expect};
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::io::gateway::{Piece, ServedModel};
+use crate::request::{FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, Timings, Usage};
+
+/// Answers by what the prompt says.
+#[derive(Clone)]
+struct Script(Arc<State>);
+
+struct State {
+    served: ServedModel,
+    under_way: AtomicUsize,
+    gone: Notify,
+}
+
+struct ScriptedAnswer {
+    pieces: std::vec::IntoIter<Piece>,
+    /// After the pieces: wait forever instead of ending.
+    hangs: bool,
+    state: Arc<State>,
+}
+
+impl Script {
+    fn new() -> Script {
+        let served = ServedModel {
+            id: "org/tiny".to_owned(),
+            created_unix_s: 7,
+            context_tokens_max: 512,
+        };
+        Script(Arc::new(State {
+            served,
+            under_way: AtomicUsize::new(0),
+            gone: Notify::new(),
+        }))
+    }
+}
+
+#[derive(Serialize)]
+struct Numbers {
+    sequences: u32,
+}
+
+impl Backend for Script {
+    type Answer = ScriptedAnswer;
+
+    fn served(&self) -> &ServedModel {
+        &self.0.served
+    }
+
+    fn ready(&self) -> bool {
+        false
+    }
+
+    fn status(&self) -> impl Serialize {
+        Numbers { sequences: 3 }
+    }
+
+    async fn submit(&self, request: GenerateRequest) -> Result<ScriptedAnswer, Refusal> {
+        let prompt = match request.prompt {
+            Prompt::Text(text) => text,
+            Prompt::Ids(ids) => format!("{ids:?}"),
+            Prompt::Chat(messages) => messages
+                .into_iter()
+                .map(|message| message.content)
+                .collect(),
+        };
+        let refusal = |kind, retry_after_ms| Refusal {
+            retry_after_ms,
+            ..Refusal::plain(kind, "as the script says")
+        };
+        let text = |text: &str| Piece::Text {
+            text: text.to_owned(),
+            token_ids: vec![1],
+        };
+        let usage = Usage {
+            prompt_tokens: 5,
+            completion_tokens: 2,
+            cached_tokens: 1,
+        };
+        let done = |finish| Piece::Done {
+            finish,
+            usage,
+            timings: Timings::default(),
+        };
+        let started = Piece::Started {
+            queue: Duration::ZERO,
+        };
+        let pieces = match prompt.as_str() {
+            "full" => return Err(refusal(RefusalKind::Overloaded, Some(1500))),
+            "draining" => return Err(refusal(RefusalKind::Draining, Some(60_000))),
+            "long" => return Err(Refusal::context_overflow(600, 1, 512)),
+            "fail" => vec![
+                started,
+                text("He"),
+                Piece::Failed(refusal(RefusalKind::SlowConsumer, None)),
+            ],
+            "nothing" => vec![started, done(FinishReason::Length)],
+            "torn" | "hang" => vec![started, text("He")],
+            _ => vec![
+                started,
+                text("He"),
+                text(""),
+                text("llo\n\"é\""),
+                done(FinishReason::Stop),
+            ],
+        };
+        self.0.under_way.fetch_add(1, Ordering::SeqCst);
+        let hangs = prompt == "hang";
+        Ok(ScriptedAnswer {
+            pieces: pieces.into_iter(),
+            hangs,
+            state: self.0.clone(),
+        })
+    }
+}
+
+impl Answer for ScriptedAnswer {
+    async fn next(&mut self) -> Option<Piece> {
+        match self.pieces.next() {
+            None if self.hangs => std::future::pending().await,
+            piece => piece,
+        }
+    }
+}
+
+impl Drop for ScriptedAnswer {
+    fn drop(&mut self) {
+        self.state.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.state.gone.notify_one();
+    }
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        tokio::time::timeout(Duration::from_secs(20), test)
+            .await
+            .expect("it ends")
+    })
+}
+
+async fn serve(script: &Script) -> (Server, std::net::SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    (Server::start(listener, script.clone()), address)
+}
+
+/// Sends one request and shows all that comes back, without what differs from run to run.
+async fn exchange(request: &str) -> String {
+    let (server, address) = serve(&Script::new()).await;
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("it reads");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .await
+        .expect("it answers");
+    server.close().await;
+    let lines = answer.lines().filter(|line| {
+        let volatile = ["date: ", "x-request-id: req-", "openai-processing-ms: "];
+        // Lengths of chunks.
+        let is_length = line.len() < 4 && u32::from_str_radix(line, 16).is_ok();
+        !volatile.iter().any(|start| line.starts_with(start)) && !is_length
+    });
+    let mut shown: Vec<String> = lines.map(str::to_owned).collect();
+    for line in &mut shown {
+        hide(line, "\"id\":\"chatcmpl-", "\"");
+        hide(line, "\"id\":\"cmpl-", "\"");
+        if line.contains("cmpl-") {
+            hide(line, "\"created\":", ",");
+        }
+    }
+    shown.retain(|line| !line.is_empty());
+    shown.join("\n")
+}
+
+/// Replaces what stands between two texts.
+fn hide(line: &mut String, before: &str, after: &str) {
+    if let Some(start) = line.find(before).map(|at| at + before.len())
+        && let Some(length) = line[start..].find(after)
+    {
+        line.replace_range(start..start + length, "…");
+    }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+}
+
+fn post(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn chat(said: &str, more: &str) -> String {
+    let body = format!(r#"{{"messages": [{{"role": "user", "content": "{said}"}}]{more}}}"#);
+    post("/v1/chat/completions", &body)
+}
+
+fn check(request: &str, expected: &Expect) {
+    expected.assert_eq(&run(exchange(request)));
+}
+
+#[test]
+fn a_whole_chat() {
+    check(
+        &chat("hi", ""),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: application/json
+        server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
+        content-length: 398
+        connection: close
+        {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
+    );
+}
+
+#[test]
+fn a_streamed_chat() {
+    check(
+        &chat(
+            "hi",
+            r#", "stream": true, "stream_options": {"include_usage": true}"#,
+        ),
+        &expect![[r#"
+            HTTP/1.1 200 OK
+            content-type: text/event-stream; charset=utf-8
+            cache-control: no-cache
+            connection: close
+            transfer-encoding: chunked
+            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[{"delta":{"content":"llo\n\"é\""},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[{"delta":{},"finish_reason":"stop","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}
+            data: [DONE]"#]],
+    );
+    check(
+        &chat("nothing", r#", "stream": true"#),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: text/event-stream; charset=utf-8
+        cache-control: no-cache
+        connection: close
+        transfer-encoding: chunked
+        data: {"choices":[{"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+        data: {"choices":[{"delta":{},"finish_reason":"length","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+        data: [DONE]"#]],
+    );
+}
+
+#[test]
+fn a_stream_that_fails_has_no_finish_reason() {
+    check(
+        &chat("fail", r#", "stream": true"#),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: text/event-stream; charset=utf-8
+        cache-control: no-cache
+        connection: close
+        transfer-encoding: chunked
+        data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+        data: {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]],
+    );
+    check(
+        &chat("torn", r#", "stream": true"#),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: text/event-stream; charset=utf-8
+        cache-control: no-cache
+        connection: close
+        transfer-encoding: chunked
+        data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+        data: {"error":{"code":"internal_error","message":"the answer broke off inside the box","param":null,"type":"server_error"}}"#]],
+    );
+    check(
+        &chat("fail", ""),
+        &expect![[r#"
+        HTTP/1.1 503 Service Unavailable
+        content-type: application/json
+        content-length: 100
+        connection: close
+        {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]],
+    );
+}
+
+#[test]
+fn a_completion() {
+    check(
+        &post("/v1/completions", r#"{"prompt": [1, 2]}"#),
+        &expect![[r#"
+            HTTP/1.1 200 OK
+            content-type: application/json
+            server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
+            content-length: 345
+            connection: close
+            {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"text":"Hello\n\"é\""}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
+    );
+    check(
+        &post("/v1/completions", r#"{"prompt": "hi", "stream": true}"#),
+        &expect![[r#"
+            HTTP/1.1 200 OK
+            content-type: text/event-stream; charset=utf-8
+            cache-control: no-cache
+            connection: close
+            transfer-encoding: chunked
+            data: {"choices":[{"finish_reason":null,"index":0,"logprobs":null,"text":"He"}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion"}
+            data: {"choices":[{"finish_reason":null,"index":0,"logprobs":null,"text":"llo\n\"é\""}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion"}
+            data: {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"text":""}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion"}
+            data: [DONE]"#]],
+    );
+}
+
+#[test]
+fn refusals_say_when_to_come_back() {
+    check(
+        &chat("full", ""),
+        &expect![[r#"
+        HTTP/1.1 429 Too Many Requests
+        content-type: application/json
+        retry-after-ms: 1500
+        retry-after: 2
+        content-length: 110
+        connection: close
+        {"error":{"code":"rate_limit_exceeded","message":"as the script says","param":null,"type":"rate_limit_error"}}"#]],
+    );
+    check(
+        &chat("draining", r#", "stream": true"#),
+        &expect![[r#"
+        HTTP/1.1 503 Service Unavailable
+        content-type: application/json
+        retry-after-ms: 60000
+        retry-after: 60
+        content-length: 95
+        connection: close
+        {"error":{"code":"draining","message":"as the script says","param":null,"type":"server_error"}}"#]],
+    );
+    check(
+        &chat("long", ""),
+        &expect![[r#"
+        HTTP/1.1 400 Bad Request
+        content-type: application/json
+        x-should-retry: false
+        content-length: 216
+        connection: close
+        {"error":{"code":"context_length_exceeded","message":"the prompt has 600 tokens and 1 more are asked for, the context has 512: shorten the prompt or lower max_tokens","param":"prompt","type":"invalid_request_error"}}"#]],
+    );
+}
+
+#[test]
+fn what_is_not_json_is_refused_with_its_place() {
+    check(
+        &post("/v1/completions", "{\"prompt\":\n \"hi\",}"),
+        &expect![[r#"
+            HTTP/1.1 400 Bad Request
+            content-type: application/json
+            x-should-retry: false
+            content-length: 159
+            connection: close
+            {"error":{"code":null,"message":"the body is not the JSON object it should be: trailing comma at line 2 column 7","param":null,"type":"invalid_request_error"}}"#]],
+    );
+    let form = post("/v1/completions", "{}").replace("application/json", "text/plain");
+    check(
+        &form,
+        &expect![[r#"
+        HTTP/1.1 415 Unsupported Media Type
+        content-type: application/json
+        x-should-retry: false
+        content-length: 171
+        connection: close
+        {"error":{"code":"unsupported_media_type","message":"send the body as JSON, with the header `content-type: application/json`","param":null,"type":"invalid_request_error"}}"#]],
+    );
+    let huge = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        BODY_BYTES_MAX + 1
+    );
+    check(
+        &huge,
+        &expect![[r#"
+        HTTP/1.1 413 Payload Too Large
+        content-type: application/json
+        x-should-retry: false
+        content-length: 155
+        connection: close
+        {"error":{"code":"request_too_large","message":"the body is larger than 8454144 bytes: send a shorter prompt","param":null,"type":"invalid_request_error"}}"#]],
+    );
+}
+
+#[test]
+fn models_and_health() {
+    check(
+        &get("/v1/models"),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: application/json
+        content-length: 117
+        connection: close
+        {"data":[{"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"}],"object":"list"}"#]],
+    );
+    check(
+        &get("/v1/models/org/tiny"),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: application/json
+        content-length: 90
+        connection: close
+        {"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"}"#]],
+    );
+    check(
+        &get("/v1/models/other"),
+        &expect![[r#"
+        HTTP/1.1 404 Not Found
+        content-type: application/json
+        x-should-retry: false
+        content-length: 142
+        connection: close
+        {"error":{"code":"model_not_found","message":"no model `other` here: this box serves `org/tiny`","param":null,"type":"invalid_request_error"}}"#]],
+    );
+    check(
+        &get("/health"),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: application/json
+        content-length: 15
+        connection: close
+        {"status":"up"}"#]],
+    );
+    check(
+        &get("/ready"),
+        &expect![[r#"
+        HTTP/1.1 503 Service Unavailable
+        content-type: application/json
+        retry-after: 1
+        content-length: 15
+        connection: close
+        {"ready":false}"#]],
+    );
+    check(
+        &get("/status"),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: application/json
+        content-length: 114
+        connection: close
+        {"model":{"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"},"sequences":3}"#]],
+    );
+    check(
+        &get("/nowhere"),
+        &expect![[r#"
+        HTTP/1.1 404 Not Found
+        content-type: application/json
+        x-should-retry: false
+        content-length: 224
+        connection: close
+        {"error":{"code":"not_found","message":"nothing is at /nowhere: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health, GET /ready and GET /status are here","param":null,"type":"invalid_request_error"}}"#]],
+    );
+    check(
+        &get("/v1/completions"),
+        &expect![[r#"
+        HTTP/1.1 405 Method Not Allowed
+        content-type: application/json
+        x-should-retry: false
+        allow: POST
+        content-length: 126
+        connection: close
+        {"error":{"code":"method_not_allowed","message":"GET is not for /v1/completions","param":null,"type":"invalid_request_error"}}"#]],
+    );
+}
+
+#[test]
+fn a_request_id_comes_back() {
+    let id = |id: &str| {
+        let request = get("/health").replace("host: a", &format!("host: a\r\nx-request-id: {id}"));
+        run(exchange(&request))
+            .lines()
+            .find(|line| line.starts_with("x-request-id"))
+            .map(str::to_owned)
+    };
+    assert_eq!(id("mine-7").as_deref(), Some("x-request-id: mine-7"));
+    assert_eq!(
+        id(&"x".repeat(129)),
+        None,
+        "replaced by one of ours, which is not shown"
+    );
+}
+
+#[test]
+fn a_client_that_goes_away_cancels() {
+    run(async {
+        let script = Script::new();
+        let (server, address) = serve(&script).await;
+        for more in ["", r#", "stream": true"#] {
+            let mut stream = TcpStream::connect(address).await.expect("it listens");
+            stream
+                .write_all(chat("hang", more).as_bytes())
+                .await
+                .expect("it reads");
+            while script.0.under_way.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            if !more.is_empty() {
+                let mut first = [0; 16];
+                stream.read_exact(&mut first).await.expect("the head");
+            }
+            drop(stream);
+            script.0.gone.notified().await;
+            assert_eq!(script.0.under_way.load(Ordering::SeqCst), 0);
+        }
+        server.close().await;
+    });
+}
