@@ -14,12 +14,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::ByteSize;
 
+mod ask;
 mod bench;
 mod exit;
 mod load;
 mod npy;
 mod progress;
 mod run;
+mod serve;
 mod settings;
 mod status;
 mod tokenize;
@@ -46,6 +48,8 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
     /// Measure prompt and decode speed, and the share of the machine's read bandwidth that decode reaches.
     Bench(bench::BenchArgs),
+    /// Ask a running outstation, over QUIC.
+    Ask(ask::AskArgs),
     /// What a running box is doing.
     Status(status::StatusArgs),
 }
@@ -92,11 +96,12 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Serve(_) => Ok(()),
+        Command::Serve(args) => serve::serve(&args),
         Command::Check(args) => check(&args),
         Command::Run(args) => run::run(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Ask(args) => ask::ask(&args),
         Command::Status(args) => status::status(&args),
     };
     match result {

@@ -71,7 +71,7 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     wait_for_signal().await?;
     tracing::info!("draining: no new requests, {DRAIN_MAX:?} for those that run");
     gateway.drain();
-    quic.drain();
+    quic.drain(DRAIN_MAX);
     if tokio::time::timeout(DRAIN_MAX, gateway.drained()).await.is_err() {
         tracing::warn!("requests still run after {DRAIN_MAX:?}: they are cut off");
     }
