@@ -177,7 +177,7 @@ fn subject(args: &BenchArgs) -> Result<(String, ModelBytes, Model), Failure> {
     let mut progress = Progress::new("weights", 1);
     let mut bytes = Vec::new();
     generate::write(&spec, &mut bytes, &mut |done, total| {
-        progress.set(done, total)
+        progress.set(done, total);
     })
     .map_err(|e| Failure::io("cannot generate", e))?;
     let model = Model::from_gguf(&outstation_wire::gguf::Gguf::parse(&bytes)?)?;
@@ -206,7 +206,7 @@ fn save(args: &BenchArgs, path: &PathBuf) -> Result<(), Failure> {
     let file = std::fs::File::create(path).map_err(failed)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     generate::write(&spec, &mut out, &mut |done, total| {
-        progress.set(done, total)
+        progress.set(done, total);
     })
     .map_err(failed)?;
     out.into_inner()

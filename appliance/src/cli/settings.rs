@@ -106,8 +106,27 @@ mod tests {
                 "78: unknown setting `serving.sequence_max`: did you mean `serving.sequences_max`?"
             ],
         );
-        check("[memory]\nlimit = 'much'\n", expect![""]);
-        check("[memory\n", expect![""]);
-        check("[serving]\nsequences_max = 'three'\n", expect![""]);
+        check(
+            "[memory]\nlimit = 'much'\n",
+            expect![
+                "78: `much` is no size: write a number with KiB, MiB or GiB, like 6GiB for key `memory.limit`"
+            ],
+        );
+        check(
+            "[memory\n",
+            expect![[r#"
+            78: /box.toml: TOML parse error at line 1, column 8
+              |
+            1 | [memory
+              |        ^
+            unclosed table, expected `]`
+        "#]],
+        );
+        check(
+            "[serving]\nsequences_max = 'three'\n",
+            expect![[
+                r#"78: invalid type: string "three", expected an integer for key `serving.sequences_max`"#
+            ]],
+        );
     }
 }

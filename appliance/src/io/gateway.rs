@@ -288,7 +288,7 @@ impl TextModel {
     fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, Refusal> {
         match prompt {
             Prompt::Ids(ids) => Ok(ids.clone()),
-            Prompt::Text(text) => Ok(self.tokenizer.encode(text, Special::Plain, Bos::Add)),
+            Prompt::Text(text) => Ok(self.tokenizer.encode(text, Special::Parse, Bos::Add)),
             Prompt::Chat(messages) => {
                 let refuse = |message: String| Refusal::bad_request("messages", message);
                 let template = self.template.as_ref().map_err(|why| refuse(why.clone()))?;

@@ -1,0 +1,181 @@
+//! A server of this test's own, on free ports, and the little HTTP that the tests speak.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program under test.
+pub(crate) fn outstation() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_outstation"))
+}
+
+/// Runs it with arguments to its end.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    outstation().args(arguments).output().unwrap()
+}
+
+/// A running `outstation serve`; killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    pub(crate) quic: SocketAddr,
+    pub(crate) http: SocketAddr,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts with loopback ports that the system picks, and waits until it says that it serves.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = outstation()
+            .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(arguments)
+            .env("XDG_RUNTIME_DIR", folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut addresses = None;
+        for line in stdout.by_ref().lines() {
+            let line = line.unwrap();
+            if let Some(rest) = line.trim().strip_prefix("QUIC ") {
+                let (quic, rest) = rest.split_once(" · HTTP http://").unwrap();
+                let (http, _) = rest.split_once(' ').unwrap();
+                addresses = Some((quic.parse().unwrap(), http.parse().unwrap()));
+            }
+            if line.starts_with("try:") {
+                break;
+            }
+        }
+        let (quic, http) = addresses.expect("it said where it listens");
+        Self {
+            child,
+            stdout,
+            quic,
+            http,
+            folder,
+        }
+    }
+
+    /// The certificate that it left for clients on this machine.
+    pub(crate) fn certificate(&self) -> std::path::PathBuf {
+        let name = format!("outstation/loopback-{}.pem", self.quic.port());
+        self.folder.path().join(name)
+    }
+
+    /// `outstation ask`, set to find this server.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
+        outstation()
+            .args(["ask", "--url", &format!("quic://{}", self.quic)])
+            .args(arguments)
+            .env("XDG_RUNTIME_DIR", self.folder.path())
+            .output()
+            .unwrap()
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Waits for the end, and returns exit code and the rest of what it printed.
+    pub(crate) fn wait(mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().code(), rest)
+    }
+
+    /// `GET /status`.
+    pub(crate) fn status(&self) -> Value {
+        let (code, body) = get(self.http, "/status");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// Waits until nothing runs and nothing waits, and checks that every KV block came back.
+    pub(crate) fn assert_idle_and_whole(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let status = self.status();
+            if status["sequences"] == 0 && status["queued"] == 0 {
+                assert_eq!(status["kv_blocks_free"], status["kv_blocks"], "{status}");
+                return;
+            }
+            assert!(Instant::now() < deadline, "still busy: {status}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A GET, as status code and body.
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    exchange(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+    )
+}
+
+/// A POST of JSON, as status code and body.
+pub(crate) fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, String) {
+    exchange(address, &post_text(path, body))
+}
+
+/// The bytes of a POST.
+pub(crate) fn post_text(path: &str, body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn exchange(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_mins(1)))
+        .unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    if head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
+        return (code, dechunk(body));
+    }
+    (code, body.to_owned())
+}
+
+fn dechunk(mut body: &str) -> String {
+    let mut out = String::new();
+    while let Some((length, rest)) = body.split_once("\r\n") {
+        let length = usize::from_str_radix(length.trim(), 16).unwrap();
+        if length == 0 {
+            break;
+        }
+        out.push_str(&rest[..length]);
+        body = rest[length..].trim_start_matches("\r\n");
+    }
+    out
+}
