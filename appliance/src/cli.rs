@@ -92,7 +92,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                exit::USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let result = match cli.command {
@@ -118,7 +122,10 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let loaded = load::model(&config.model)?;
     let budget = load::budget(&config, &loaded)?;
     if args.json {
-        println!("{}", serde_json::to_string(&budget).expect("numbers and strings"));
+        println!(
+            "{}",
+            serde_json::to_string(&budget).expect("numbers and strings")
+        );
     } else {
         println!("{budget}");
     }

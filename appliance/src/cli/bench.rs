@@ -28,7 +28,12 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "SHAPE")]
     shape: Option<String>,
     /// File type of the shape, like q4_k_m.
-    #[arg(long = "type", value_name = "TYPE", default_value = "q4_k_m", requires = "shape")]
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "q4_k_m",
+        requires = "shape"
+    )]
     mix: String,
     /// Write the shape to a file instead of measuring it.
     #[arg(long, value_name = "FILE.gguf", requires = "shape")]
@@ -43,7 +48,12 @@ pub(super) struct BenchArgs {
     #[arg(long, default_value_t = 64, value_name = "N")]
     generate: u32,
     /// Sequences that decode together, one measurement each.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16", value_name = "N,N")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,2,4,8,16",
+        value_name = "N,N"
+    )]
     batch: Vec<u32>,
     /// Measurements of each batch; the median is reported.
     #[arg(long, default_value_t = 3, value_name = "N")]
@@ -87,7 +97,10 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
             ByteSize(weights_bytes),
             bandwidth / 1e9
         );
-        println!("{:>6} {:>14} {:>14} {:>18}", "batch", "prompt tok/s", "decode tok/s", "of read bandwidth");
+        println!(
+            "{:>6} {:>14} {:>14} {:>18}",
+            "batch", "prompt tok/s", "decode tok/s", "of read bandwidth"
+        );
     }
     let total = (args.batch.len() * args.repeat) as u64;
     let mut progress = Progress::new("bench", total);
@@ -105,8 +118,8 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         let (prompt_rate, decode_rate) = (median(prompts), median(decodes));
         // Each step reads the weights once and every sequence's keys and values, on average half of what was generated.
         let positions = f64::from(args.prompt) + f64::from(args.generate) / 2.0;
-        let step_bytes = weights_bytes as f64
-            + f64::from(batch) * positions * kv_bytes_per_position as f64;
+        let step_bytes =
+            weights_bytes as f64 + f64::from(batch) * positions * kv_bytes_per_position as f64;
         let share = decode_rate / f64::from(batch) * step_bytes / bandwidth;
         if args.json {
             let line = json!({
@@ -118,7 +131,10 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
             });
             println!("{line}");
         } else {
-            println!("{batch:>6} {prompt_rate:>14.1} {decode_rate:>14.1} {:>17.0}%", share * 100.0);
+            println!(
+                "{batch:>6} {prompt_rate:>14.1} {decode_rate:>14.1} {:>17.0}%",
+                share * 100.0
+            );
         }
     }
     Ok(())
@@ -126,14 +142,24 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
 
 fn check(args: &BenchArgs) -> Result<(), Failure> {
     let usage = |message: String| Err(Failure::new(super::exit::USAGE, message));
-    if let Some(batch) = args.batch.iter().find(|&&b| !(1..=limits::SEQUENCES_MAX).contains(&b)) {
-        return usage(format!("--batch {batch}: it must be from 1 to {}", limits::SEQUENCES_MAX));
+    if let Some(batch) = args
+        .batch
+        .iter()
+        .find(|&&b| !(1..=limits::SEQUENCES_MAX).contains(&b))
+    {
+        return usage(format!(
+            "--batch {batch}: it must be from 1 to {}",
+            limits::SEQUENCES_MAX
+        ));
     }
     if args.prompt == 0 || args.generate < 2 || args.repeat == 0 {
         return usage("--prompt and --repeat must be at least 1, --generate at least 2".into());
     }
     if args.prompt.saturating_add(args.generate) > limits::CONTEXT_POSITIONS_MAX {
-        return usage(format!("--prompt and --generate together are past {}", limits::CONTEXT_POSITIONS_MAX));
+        return usage(format!(
+            "--prompt and --generate together are past {}",
+            limits::CONTEXT_POSITIONS_MAX
+        ));
     }
     Ok(())
 }
@@ -141,16 +167,25 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
 /// What is measured: a file, a generated shape, or the demo model.
 fn subject(args: &BenchArgs) -> Result<(String, ModelBytes, Model), Failure> {
     if args.shape.is_none() {
-        let loaded = load::model(&ModelConfig { file: args.model.clone(), ..ModelConfig::default() })?;
+        let loaded = load::model(&ModelConfig {
+            file: args.model.clone(),
+            ..ModelConfig::default()
+        })?;
         return Ok((loaded.name, loaded.bytes, loaded.model));
     }
     let spec = spec(args)?;
     let mut progress = Progress::new("weights", 1);
     let mut bytes = Vec::new();
-    generate::write(&spec, &mut bytes, &mut |done, total| progress.set(done, total))
-        .map_err(|e| Failure::io("cannot generate", e))?;
+    generate::write(&spec, &mut bytes, &mut |done, total| {
+        progress.set(done, total)
+    })
+    .map_err(|e| Failure::io("cannot generate", e))?;
     let model = Model::from_gguf(&outstation_wire::gguf::Gguf::parse(&bytes)?)?;
-    Ok((format!("{} {}", args.shape.as_deref().expect("seen"), args.mix), Box::new(bytes), model))
+    Ok((
+        format!("{} {}", args.shape.as_deref().expect("seen"), args.mix),
+        Box::new(bytes),
+        model,
+    ))
 }
 
 fn spec(args: &BenchArgs) -> Result<ModelSpec, Failure> {
@@ -170,8 +205,14 @@ fn save(args: &BenchArgs, path: &PathBuf) -> Result<(), Failure> {
     let mut progress = Progress::new("weights", 1);
     let file = std::fs::File::create(path).map_err(failed)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    generate::write(&spec, &mut out, &mut |done, total| progress.set(done, total)).map_err(failed)?;
-    out.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)?;
+    generate::write(&spec, &mut out, &mut |done, total| {
+        progress.set(done, total)
+    })
+    .map_err(failed)?;
+    out.into_inner()
+        .map_err(|e| failed(e.into_error()))?
+        .sync_all()
+        .map_err(failed)?;
     drop(progress);
     if !args.json {
         println!("{}", path.display());
@@ -188,8 +229,11 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
     }
     let vocabulary = engine.vocabulary();
     let token = |sequence: u32, position: u32| {
-        u32::try_from(crate::sampler::splitmix(u64::from(sequence) << 32 | u64::from(position)) % u64::from(vocabulary))
-            .expect("below the vocabulary")
+        u32::try_from(
+            crate::sampler::splitmix(u64::from(sequence) << 32 | u64::from(position))
+                % u64::from(vocabulary),
+        )
+        .expect("below the vocabulary")
     };
     let mut plan = StepPlan::new(PREFILL_COLUMNS.max(batch) as usize);
     let started = Instant::now();
@@ -201,7 +245,12 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
             let end = args.prompt.min(position + PREFILL_COLUMNS);
             for position in position..end {
                 let logits = position + 1 == args.prompt;
-                plan.push(PlanColumn { sequence, token: token(sequence, position), position, logits });
+                plan.push(PlanColumn {
+                    sequence,
+                    token: token(sequence, position),
+                    position,
+                    logits,
+                });
             }
             engine.step(&plan, pool.tables());
             position = end;
@@ -213,13 +262,21 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
     for position in args.prompt..context {
         plan.clear();
         for sequence in 0..batch {
-            plan.push(PlanColumn { sequence, token: token(sequence, position), position, logits: true });
+            plan.push(PlanColumn {
+                sequence,
+                token: token(sequence, position),
+                position,
+                logits: true,
+            });
         }
         engine.step(&plan, pool.tables());
     }
     let decode = started.elapsed();
     let rate = |tokens: u32, time: std::time::Duration| f64::from(tokens) / time.as_secs_f64();
-    (rate(args.prompt, prefill), rate(args.generate * batch, decode))
+    (
+        rate(args.prompt, prefill),
+        rate(args.generate * batch, decode),
+    )
 }
 
 /// Bytes per second that all threads read from memory together: the best of several passes.

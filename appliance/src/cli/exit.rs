@@ -30,7 +30,10 @@ pub struct Failure {
 
 impl Failure {
     pub(super) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 
     pub(super) fn io(what: impl std::fmt::Display, source: std::io::Error) -> Self {
@@ -39,7 +42,10 @@ impl Failure {
 
     /// Puts a place in front of the message.
     pub(super) fn at(self, place: impl std::fmt::Display) -> Self {
-        Self { message: format!("{place}: {}", self.message), ..self }
+        Self {
+            message: format!("{place}: {}", self.message),
+            ..self
+        }
     }
 }
 
@@ -75,7 +81,9 @@ impl From<WeightsError> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal.kind {
-            RefusalKind::BadRequest | RefusalKind::NoModel | RefusalKind::ContextOverflow => BAD_INPUT,
+            RefusalKind::BadRequest | RefusalKind::NoModel | RefusalKind::ContextOverflow => {
+                BAD_INPUT
+            }
             _ => UNAVAILABLE,
         };
         Self::new(code, refusal.message)

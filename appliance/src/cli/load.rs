@@ -33,7 +33,10 @@ pub(super) struct Loaded {
 /// Loads the configured model, or the demo model.
 pub(super) fn model(config: &ModelConfig) -> Result<Loaded, Failure> {
     let (bytes, default_name): (ModelBytes, String) = match &config.file {
-        None => (Box::new(crate::generate::demo(DEMO_SEED)), "demo".to_owned()),
+        None => (
+            Box::new(crate::generate::demo(DEMO_SEED)),
+            "demo".to_owned(),
+        ),
         Some(path) => {
             let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
             (Box::new(weights::map(path)?), stem.unwrap_or_default())
@@ -44,16 +47,19 @@ pub(super) fn model(config: &ModelConfig) -> Result<Loaded, Failure> {
         Some(path) => Some(read_text(path)?),
     };
     let name = config.name.clone().unwrap_or(default_name);
-    let json = config.file.as_deref().and_then(|path| path.parent()).map(|p| p.join("tokenizer.json"));
+    let json = config
+        .file
+        .as_deref()
+        .and_then(|path| path.parent())
+        .map(|p| p.join("tokenizer.json"));
     let json = match json {
         Some(path) if path.exists() => Some(read_text(&path)?),
         _ => None,
     };
-    parse(name, bytes, json.as_deref(), template_text)
-        .map_err(|failure| match &config.file {
-            Some(path) => failure.at(path.display()),
-            None => failure,
-        })
+    parse(name, bytes, json.as_deref(), template_text).map_err(|failure| match &config.file {
+        Some(path) => failure.at(path.display()),
+        None => failure,
+    })
 }
 
 fn read_text(path: &Path) -> Result<String, Failure> {
@@ -101,7 +107,14 @@ fn parse(
     let template = template_text.or(vocabulary.chat_template);
     let (bos, eos) = tokenizer.bos_eos_text();
     let template = ChatTemplate::new(template.as_deref(), &bos, &eos).map_err(|e| e.to_string());
-    Ok(Loaded { name, bytes, model, tokenizer, template, sizes })
+    Ok(Loaded {
+        name,
+        bytes,
+        model,
+        tokenizer,
+        template,
+        sizes,
+    })
 }
 
 /// Plans the memory of serving this model.
@@ -110,7 +123,13 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
         Some(limit) => limit,
         None => memory_available()?,
     };
-    Ok(Budget::plan(&config.serving, threads(config.engine.threads), &loaded.model, loaded.sizes, limit)?)
+    Ok(Budget::plan(
+        &config.serving,
+        threads(config.engine.threads),
+        &loaded.model,
+        loaded.sizes,
+        limit,
+    )?)
 }
 
 /// What the machine can give: the smaller of MemAvailable and the cgroup's limit, less a tenth for everything else.
@@ -122,7 +141,10 @@ fn memory_available() -> Result<ByteSize, Failure> {
         .find_map(|line| line.strip_prefix("MemAvailable:"))
         .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
         .ok_or_else(|| {
-            Failure::new(exit::CONFIG, "/proc/meminfo has no MemAvailable: set memory.limit")
+            Failure::new(
+                exit::CONFIG,
+                "/proc/meminfo has no MemAvailable: set memory.limit",
+            )
         })?;
     let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
         .ok()
@@ -133,12 +155,22 @@ fn memory_available() -> Result<ByteSize, Failure> {
 
 /// The instruction set as configured, or the best that there is.
 pub(super) fn isa(name: Option<&str>) -> Result<Isa, Failure> {
-    let Some(name) = name else { return Ok(isa::detect()) };
-    let isa: Isa = name.parse().map_err(|e| Failure::new(exit::CONFIG, format!("engine.isa `{name}`: {e}")))?;
+    let Some(name) = name else {
+        return Ok(isa::detect());
+    };
+    let isa: Isa = name
+        .parse()
+        .map_err(|e| Failure::new(exit::CONFIG, format!("engine.isa `{name}`: {e}")))?;
     if isa.available() {
         return Ok(isa);
     }
-    Err(Failure::new(exit::CONFIG, format!("this machine has no {isa}: leave engine.isa out for {}", isa::detect())))
+    Err(Failure::new(
+        exit::CONFIG,
+        format!(
+            "this machine has no {isa}: leave engine.isa out for {}",
+            isa::detect()
+        ),
+    ))
 }
 
 /// Threads of the kernel team as configured, or one for each core.

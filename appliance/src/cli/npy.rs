@@ -20,11 +20,17 @@ impl<W: Write> NpyWriter<W> {
         out.write_all(b"\x93NUMPY\x01\x00")?;
         out.write_all(&len.to_le_bytes())?;
         out.write_all(header.as_bytes())?;
-        Ok(Self { out, left: rows * cols })
+        Ok(Self {
+            out,
+            left: rows * cols,
+        })
     }
 
     pub(super) fn write(&mut self, values: &[f32]) -> io::Result<()> {
-        self.left = self.left.checked_sub(values.len()).expect("the shape was said before");
+        self.left = self
+            .left
+            .checked_sub(values.len())
+            .expect("the shape was said before");
         for value in values {
             self.out.write_all(&value.to_le_bytes())?;
         }

@@ -17,7 +17,12 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}% {eta}");
         bar.set_style(style.expect("a constant template"));
-        Self { bar, started: Instant::now(), shown: false, label }
+        Self {
+            bar,
+            started: Instant::now(),
+            shown: false,
+            label,
+        }
     }
 
     pub(super) fn set(&mut self, done: u64, total: u64) {

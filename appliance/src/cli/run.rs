@@ -63,11 +63,23 @@ pub(super) struct RunArgs {
 const STEP_COLUMNS: usize = 128;
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
-    let loaded = load::model(&ModelConfig { file: args.model.clone(), ..ModelConfig::default() })?;
+    let loaded = load::model(&ModelConfig {
+        file: args.model.clone(),
+        ..ModelConfig::default()
+    })?;
     let submission = submission(args, &loaded)?;
-    let Loaded { model, bytes, tokenizer, .. } = loaded;
+    let Loaded {
+        model,
+        bytes,
+        tokenizer,
+        ..
+    } = loaded;
     let context = u32::try_from(submission.prompt.len()).expect("checked") + submission.tokens_max;
-    let rows = if args.logits.is_some() { STEP_COLUMNS } else { 1 };
+    let rows = if args.logits.is_some() {
+        STEP_COLUMNS
+    } else {
+        1
+    };
     let size = EngineSize {
         columns_max: STEP_COLUMNS,
         logits_rows_max: rows,
@@ -103,12 +115,21 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
                     show(args, &piece);
                     text.push_str(&piece);
                 }
-                Event::Ended { outcome, usage, timings, .. } => {
+                Event::Ended {
+                    outcome,
+                    usage,
+                    timings,
+                    ..
+                } => {
                     let rest = decoder.finish();
                     show(args, &rest);
                     text.push_str(&rest);
                     if args.json {
-                        let finish = if outcome == Outcome::Stop { "stop" } else { "length" };
+                        let finish = if outcome == Outcome::Stop {
+                            "stop"
+                        } else {
+                            "length"
+                        };
                         let object = json!({
                             "text": text, "ids": ids, "finish_reason": finish,
                             "prompt_tokens": usage.prompt_tokens,
@@ -147,7 +168,10 @@ fn submission(args: &RunArgs, loaded: &Loaded) -> Result<Submission, Failure> {
         max_tokens: Some(args.tokens),
         min_tokens: 0,
         ignore_eos: args.ignore_eos,
-        sampling: Sampling { temperature: args.temperature, ..Sampling::default() },
+        sampling: Sampling {
+            temperature: args.temperature,
+            ..Sampling::default()
+        },
         stop: Vec::new(),
     };
     let limits = RequestLimits {
@@ -172,7 +196,12 @@ fn write_logits(engine: &mut CpuEngine, prompt: &[u32], path: &PathBuf) -> std::
     for chunk in prompt.chunks(STEP_COLUMNS) {
         plan.clear();
         for &token in chunk {
-            plan.push(PlanColumn { sequence: 0, token, position, logits: true });
+            plan.push(PlanColumn {
+                sequence: 0,
+                token,
+                position,
+                logits: true,
+            });
             position += 1;
         }
         engine.step(&plan, pool.tables());

@@ -58,21 +58,33 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     let certificate =
         tls::publish_loopback_certificate(&identity.certificate_pem, quic_address.port())
             .map_err(|e| Failure::new(exit::IO, e.to_string()))?;
-    let limits = quic::Limits { connections_max: config.serving.connections_max };
+    let limits = quic::Limits {
+        connections_max: config.serving.connections_max,
+    };
     let quic = quic::Server::start(udp, &identity, gateway.clone(), limits)
         .map_err(|e| Failure::new(exit::IO, e.to_string()))?;
     let http = http::Server::start(tcp, gateway.clone());
     while !gateway.ready() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    announce(&name, demo, &budget, quic_address, http_address, started.elapsed());
+    announce(
+        &name,
+        demo,
+        &budget,
+        quic_address,
+        http_address,
+        started.elapsed(),
+    );
     tracing::info!(certificate = %certificate.display(), "ready");
 
     wait_for_signal().await?;
     tracing::info!("draining: no new requests, {DRAIN_MAX:?} for those that run");
     gateway.drain();
     quic.drain(DRAIN_MAX);
-    if tokio::time::timeout(DRAIN_MAX, gateway.drained()).await.is_err() {
+    if tokio::time::timeout(DRAIN_MAX, gateway.drained())
+        .await
+        .is_err()
+    {
         tracing::warn!("requests still run after {DRAIN_MAX:?}: they are cut off");
     }
     quic.close().await;
@@ -86,7 +98,9 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
 
 async fn bind(config: &Config) -> Result<(UdpSocket, TcpListener), Failure> {
     let help = |key: &str, flag: &str, address: SocketAddr| {
-        format!("cannot listen on {address} ({key}, {flag}): choose another address, or end who has it")
+        format!(
+            "cannot listen on {address} ({key}, {flag}): choose another address, or end who has it"
+        )
     };
     let udp = UdpSocket::bind(config.listen.quic)
         .map_err(|e| Failure::io(help("listen.quic", "--listen", config.listen.quic), e))?;
@@ -102,7 +116,14 @@ fn start_engine(
     budget: &Budget,
     under_way: usize,
 ) -> Result<(TextModel, engine_thread::EngineHandle), Failure> {
-    let Loaded { name, bytes, model, tokenizer, template, .. } = loaded;
+    let Loaded {
+        name,
+        bytes,
+        model,
+        tokenizer,
+        template,
+        ..
+    } = loaded;
     let serving = &config.serving;
     let limits = RequestLimits {
         context_tokens_max: budget.context_tokens_max,
@@ -125,13 +146,23 @@ fn start_engine(
     };
     let handle = engine_thread::start(station, sizes)
         .map_err(|e| Failure::io("cannot start the engine thread", e))?;
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let created = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let served = ServedModel {
         id: name,
         created_unix_s: created.as_secs(),
         context_tokens_max: budget.context_tokens_max,
     };
-    Ok((TextModel { served, tokenizer, template, limits }, handle))
+    Ok((
+        TextModel {
+            served,
+            tokenizer,
+            template,
+            limits,
+        },
+        handle,
+    ))
 }
 
 fn announce(
@@ -142,9 +173,15 @@ fn announce(
     http: SocketAddr,
     took: Duration,
 ) {
-    println!("outstation serves `{name}`, ready after {:.2} s", took.as_secs_f64());
+    println!(
+        "outstation serves `{name}`, ready after {:.2} s",
+        took.as_secs_f64()
+    );
     if demo {
-        println!("  (the demo model: random weights from seed {}, it babbles; say --model FILE.gguf for a real one)", load::DEMO_SEED);
+        println!(
+            "  (the demo model: random weights from seed {}, it babbles; say --model FILE.gguf for a real one)",
+            load::DEMO_SEED
+        );
     }
     println!(
         "  QUIC {quic} · HTTP http://{http} · {} of {} planned",

@@ -47,7 +47,9 @@ fn apply_flags(config: &mut Config, args: &ServeArgs) {
 
 /// All keys that were set, dotted.
 fn keys(value: &Value) -> Vec<String> {
-    let ValueKind::Table(table) = &value.kind else { return Vec::new() };
+    let ValueKind::Table(table) = &value.kind else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     for (name, value) in table {
         if let ValueKind::Table(_) = value.kind {
@@ -70,10 +72,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("box.toml");
         std::fs::write(&path, toml).unwrap();
-        let args = ServeArgs { config: Some(path), ..ServeArgs::default() };
+        let args = ServeArgs {
+            config: Some(path),
+            ..ServeArgs::default()
+        };
         let shown = match read(&args) {
-            Ok(c) => format!("{:?} {} {:?}", c.memory.limit, c.serving.sequences_max, c.listen.quic),
-            Err(f) => format!("{}: {}", f.code, f.message.replace(&*folder.path().to_string_lossy(), "")),
+            Ok(c) => format!(
+                "{:?} {} {:?}",
+                c.memory.limit, c.serving.sequences_max, c.listen.quic
+            ),
+            Err(f) => format!(
+                "{}: {}",
+                f.code,
+                f.message.replace(&*folder.path().to_string_lossy(), "")
+            ),
         };
         expected.assert_eq(&shown);
     }
@@ -90,7 +102,9 @@ mod tests {
     fn mistakes_say_where_and_what() {
         check(
             "[serving]\nsequence_max = 3\n",
-            expect!["78: unknown setting `serving.sequence_max`: did you mean `serving.sequences_max`?"],
+            expect![
+                "78: unknown setting `serving.sequence_max`: did you mean `serving.sequences_max`?"
+            ],
         );
         check("[memory]\nlimit = 'much'\n", expect![""]);
         check("[memory\n", expect![""]);

@@ -27,11 +27,21 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
         println!("{text}");
         return Ok(());
     }
-    let bad = || Failure::new(exit::UNAVAILABLE, format!("{} does not answer like an outstation", args.http));
+    let bad = || {
+        Failure::new(
+            exit::UNAVAILABLE,
+            format!("{} does not answer like an outstation", args.http),
+        )
+    };
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&text).map_err(|_| bad())?;
     for (name, value) in object {
-        println!("{name:<22} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        println!(
+            "{name:<22} {}",
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        );
     }
     Ok(())
 }
@@ -41,12 +51,15 @@ async fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
     let failed = |e: &dyn std::fmt::Display| {
         Failure::new(
             exit::UNAVAILABLE,
-            format!("no outstation answers at {address} ({e}): start `outstation serve`, or say --http"),
+            format!(
+                "no outstation answers at {address} ({e}): start `outstation serve`, or say --http"
+            ),
         )
     };
     let stream = TcpStream::connect(address).await.map_err(|e| failed(&e))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| failed(&e))?;
     tokio::spawn(connection);
     let request = hyper::Request::get(path)
         .header("host", address.to_string())

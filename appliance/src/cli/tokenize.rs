@@ -33,7 +33,10 @@ pub(super) struct TokenizeArgs {
 }
 
 pub(super) fn tokenize(args: &TokenizeArgs) -> Result<(), Failure> {
-    let config = ModelConfig { file: args.model.clone(), ..ModelConfig::default() };
+    let config = ModelConfig {
+        file: args.model.clone(),
+        ..ModelConfig::default()
+    };
     let tokenizer = load::tokenizer(&config)?;
     let input: Box<dyn BufRead> = match &args.file {
         None => Box::new(io::stdin().lock()),
@@ -46,7 +49,11 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> Result<(), Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     for (number, line) in input.lines().enumerate() {
         let line = line.map_err(|e| Failure::io(format!("line {}", number + 1), e))?;
-        let answer = if args.ids { to_text(args, &tokenizer, &line) } else { to_ids(args, &tokenizer, &line) };
+        let answer = if args.ids {
+            to_text(args, &tokenizer, &line)
+        } else {
+            to_ids(args, &tokenizer, &line)
+        };
         let answer = answer.map_err(|f| f.at(format!("line {}", number + 1)))?;
         writeln!(out, "{answer}").map_err(|e| Failure::io("cannot write", e))?;
     }
@@ -54,11 +61,18 @@ pub(super) fn tokenize(args: &TokenizeArgs) -> Result<(), Failure> {
 }
 
 fn to_ids(args: &TokenizeArgs, tokenizer: &Tokenizer, line: &str) -> Result<String, Failure> {
-    let special = if args.special { Special::Parse } else { Special::Plain };
+    let special = if args.special {
+        Special::Parse
+    } else {
+        Special::Plain
+    };
     let bos = if args.bos { Bos::Add } else { Bos::Omit };
     let ids = if args.jsonl {
         let text: String = serde_json::from_str(line).map_err(|e| {
-            Failure::new(exit::BAD_INPUT, format!("not a JSON string ({e}): leave out --jsonl for plain text"))
+            Failure::new(
+                exit::BAD_INPUT,
+                format!("not a JSON string ({e}): leave out --jsonl for plain text"),
+            )
         })?;
         tokenizer.encode(&text, special, bos)
     } else {
@@ -71,12 +85,22 @@ fn to_ids(args: &TokenizeArgs, tokenizer: &Tokenizer, line: &str) -> Result<Stri
 fn to_text(args: &TokenizeArgs, tokenizer: &Tokenizer, line: &str) -> Result<String, Failure> {
     let mut ids = Vec::new();
     for word in line.split([' ', ',']).filter(|word| !word.is_empty()) {
-        let id = word.parse::<u32>().ok().filter(|&id| (id as usize) < tokenizer.vocab_size());
+        let id = word
+            .parse::<u32>()
+            .ok()
+            .filter(|&id| (id as usize) < tokenizer.vocab_size());
         ids.push(id.ok_or_else(|| {
             let size = tokenizer.vocab_size();
-            Failure::new(exit::BAD_INPUT, format!("`{word}` is no token id: they go from 0 to {}", size - 1))
+            Failure::new(
+                exit::BAD_INPUT,
+                format!("`{word}` is no token id: they go from 0 to {}", size - 1),
+            )
         })?);
     }
     let text = tokenizer.decode(&ids);
-    Ok(if args.jsonl { serde_json::Value::String(text).to_string() } else { text })
+    Ok(if args.jsonl {
+        serde_json::Value::String(text).to_string()
+    } else {
+        text
+    })
 }

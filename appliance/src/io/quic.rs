@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use outstation_wire::frame::{ALPN, CloseCode};
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -100,7 +102,11 @@ impl Server {
             handshakes: Arc::default(),
         };
         let accepting = tokio::spawn(accept.run());
-        Ok(Self { endpoint, drain, accepting })
+        Ok(Self {
+            endpoint,
+            drain,
+            accepting,
+        })
     }
 
     /// Where it listens.
@@ -120,7 +126,8 @@ impl Server {
             let _ = tokio::time::timeout(CLOSE_MAX, &mut self.accepting).await;
         }
         self.accepting.abort();
-        self.endpoint.close(code(CloseCode::NoError), b"the server is going down");
+        self.endpoint
+            .close(code(CloseCode::NoError), b"the server is going down");
         let _ = tokio::time::timeout(CLOSE_MAX, self.endpoint.wait_idle()).await;
     }
 }
@@ -161,7 +168,9 @@ impl Accept {
         }
         let connected = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let handshakes = self.handshakes.load(Ordering::Relaxed);
-        let step = self.ladder.decide(connected, handshakes, incoming.remote_address_validated());
+        let step = self
+            .ladder
+            .decide(connected, handshakes, incoming.remote_address_validated());
         match step {
             Step::Accept => {
                 let handshake = Handshake::begin(&self.handshakes);
@@ -221,7 +230,10 @@ async fn serve(
     drop(handshake);
     // P-1. rustls has refused other names already; with a second protocol on this port, here is the fork.
     if protocol(&connection).as_deref() != Some(ALPN) {
-        connection.close(code(CloseCode::Protocol), b"the ALPN name must be outstation/1");
+        connection.close(
+            code(CloseCode::Protocol),
+            b"the ALPN name must be outstation/1",
+        );
         return;
     }
     let reason = connection::run(connection, gateway, drain).await;
@@ -229,7 +241,11 @@ async fn serve(
 }
 
 fn protocol(connection: &quinn::Connection) -> Option<Vec<u8>> {
-    connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+    connection
+        .handshake_data()?
+        .downcast::<HandshakeData>()
+        .ok()?
+        .protocol
 }
 
 fn code(code: CloseCode) -> VarInt {
@@ -243,8 +259,8 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, QuicError> {
         .with_no_client_auth()
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
     tls.alpn_protocols = vec![ALPN.to_vec()]; // P-1
-    let tls = QuicServerConfig::try_from(tls)
-        .expect("aws-lc-rs has the suite of QUIC's first packets");
+    let tls =
+        QuicServerConfig::try_from(tls).expect("aws-lc-rs has the suite of QUIC's first packets");
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
     config
         .transport_config(Arc::new(transport()))

@@ -1,5 +1,6 @@
 //! Bodies as data: what they mean, or why they are refused.
 
+#![expect(clippy::format_collect, reason = "a few lines")]
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
 use expect_test::{Expect, expect};
