@@ -158,7 +158,10 @@ fn fixed_lines(
     context: u32,
 ) -> Vec<BudgetLine> {
     let sequences = u64::from(serving.sequences_max);
-    let under_way = sequences + u64::from(serving.queue_requests_max);
+    let under_way = u64::from(limits::requests_under_way_max(
+        serving.sequences_max,
+        serving.queue_requests_max,
+    ));
     let context = u64::from(context);
     let line = |consumer, formula: String, bytes| BudgetLine {
         consumer,
@@ -187,7 +190,8 @@ fn fixed_lines(
         line(
             "sequences",
             format!("{sequences} × {context} tokens × 4 B, and their block tables"),
-            sequences * context * 4 + sequences * context.div_ceil(32) * 4,
+            sequences * context * 4
+                + sequences * context.div_ceil(u64::from(KV_BLOCK_POSITIONS)) * 4,
         ),
         line(
             "requests under way",
@@ -211,12 +215,26 @@ fn fixed_lines(
             ),
             u64::from(serving.connections_max) * CONNECTION_BYTES,
         ),
+        line(
+            "HTTP",
+            format!(
+                "{HTTP_CONNECTIONS} connections × 96 KiB, {HTTP_BODIES} bodies × {}",
+                ByteSize(HTTP_BODY_BYTES)
+            ),
+            HTTP_CONNECTIONS * (96 << 10) + HTTP_BODIES * HTTP_BODY_BYTES,
+        ),
         line("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
     ]
 }
 
-/// Windows of a QUIC connection as `io::quic` configures them, and its TLS and bookkeeping state.
-const CONNECTION_BYTES: u64 = (1 << 20) + (256 << 10) + (128 << 10);
+/// What a QUIC connection may hold as `io::quic` configures it: 512 KiB of receive window, two uploads of 256 KiB, 256 KiB of
+/// send window, 4 KiB of writing for each of 32 answers, and 128 KiB of TLS and bookkeeping.
+const CONNECTION_BYTES: u64 = (512 << 10) + (512 << 10) + (256 << 10) + (128 << 10) + (128 << 10);
+
+/// Ceilings of `io::http`, which asserts that they are these.
+pub(crate) const HTTP_CONNECTIONS: u64 = 256;
+pub(crate) const HTTP_BODIES: u64 = 8;
+pub(crate) const HTTP_BODY_BYTES: u64 = 2 * limits::PROMPT_BYTES_MAX as u64 + (64 << 10);
 
 /// The binary, thread stacks, the runtime, allocator slack.
 const RESERVE_BYTES: u64 = 48 << 20;

@@ -1,11 +1,11 @@
 //! The command line around the box. `main` maps every error to one exit code, in `exit`.
 #![expect(
     clippy::disallowed_methods,
-    clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command line has a clock, files, and somebody who reads what it prints"
+    reason = "a command line has a clock, files, and somebody who reads its errors"
 )]
 
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -117,17 +117,26 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Prints at once. A reader that closed the pipe has had enough, which is no failure: the program ends.
+fn show(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.map_err(|e| Failure::io("cannot write", e)),
+    }
+}
+
 fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = settings::read(&args.serve)?;
     let loaded = load::model(&config.model)?;
     let budget = load::budget(&config, &loaded)?;
     if args.json {
-        println!(
-            "{}",
+        show(&format!(
+            "{}\n",
             serde_json::to_string(&budget).expect("numbers and strings")
-        );
+        ))?;
     } else {
-        println!("{budget}");
+        show(&format!("{budget}\n"))?;
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ pub const STEP_COLUMNS_MAX: u32 = 4096;
 /// Bytes of one request's prompt or message list, over any transport. 4 MiB of text is about a million tokens.
 pub const PROMPT_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of a message's role.
+pub const ROLE_BYTES_MAX: usize = 32;
+
 /// Stop strings of one request: what OpenAI's API allows.
 pub const STOP_STRINGS_MAX: usize = 4;
 
@@ -35,6 +38,11 @@ pub const STREAM_TOKENS_BUFFERED_MAX: usize = 4096;
 
 /// Connections over QUIC at once. Each may hold its windows, so the product is a line of the budget.
 pub const CONNECTIONS_MAX: u32 = 4096;
+
+/// Requests under way at once: those that run, those that wait, and some that are about to be refused.
+pub const fn requests_under_way_max(sequences_max: u32, queue_requests_max: u32) -> u32 {
+    sequences_max + queue_requests_max + 64
+}
 
 /// Threads of the kernel team.
 pub const THREADS_MAX: u32 = 64;

@@ -51,7 +51,8 @@ pub struct ChatMessage {
 
 /// How the next token is drawn from the model's distribution.
 ///
-/// Order: logit bias, repetition penalty, presence and frequency penalty, temperature, top-k, top-p, min-p, as vLLM has it.
+/// Order: logit bias, repetition penalty, presence and frequency penalty, temperature, top-k, top-p, min-p. Top-p is a share of
+/// what top-k left; min-p compares with the likeliest token, so its place does not matter to top-k.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Divides the logits; 0 is greedy: the likeliest token, ties to the lowest id.
@@ -142,6 +143,9 @@ impl GenerateRequest {
                 "max_tokens is 0: ask for at least one token".into(),
             );
         }
+        if let Prompt::Chat(messages) = &self.prompt {
+            check_roles(messages)?;
+        }
         if self.stop.len() > limits::STOP_STRINGS_MAX {
             return bad(
                 "stop",
@@ -223,6 +227,24 @@ impl GenerateRequest {
             seed: self.sampling.seed.unwrap_or(seed),
         })
     }
+}
+
+/// Templates write a role as it is, so it may not have what control tokens are made of.
+fn check_roles(messages: &[ChatMessage]) -> Result<(), Refusal> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    for (index, message) in messages.iter().enumerate() {
+        let role = &message.role;
+        if role.is_empty() || role.len() > limits::ROLE_BYTES_MAX || !role.chars().all(plain) {
+            return Err(Refusal::bad_request(
+                "messages",
+                format!(
+                    "messages[{index}].role must be 1 to {} letters, digits, `_` or `-`, like `user`",
+                    limits::ROLE_BYTES_MAX
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Sampling {

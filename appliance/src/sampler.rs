@@ -122,8 +122,8 @@ impl SamplerSpace {
             return argmax(logits);
         }
         // p ∝ exp((logit - max) / temperature); the likeliest has weight 1, so min-p is a bound on the weight itself.
-        let inverse_temperature = sampling.temperature.recip();
-        let weight = |logit: f32| f64::from(((logit - max) * inverse_temperature).exp());
+        // Divided, not multiplied by the reciprocal, which is infinite for the smallest temperatures.
+        let weight = |logit: f32| f64::from(((logit - max) / sampling.temperature).exp());
         self.candidates.clear();
         let mut total = 0.0;
         for (token, &logit) in (0u32..).zip(logits) {

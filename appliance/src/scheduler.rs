@@ -240,14 +240,16 @@ impl Scheduler {
         }
     }
 
-    /// Writes the next step into `plan`; an empty plan means that there is nothing to do.
-    pub fn plan(&mut self, now: Duration, plan: &mut StepPlan) {
+    /// Writes the next step into `plan`; an empty plan means that there is nothing to do. Returns how many of its columns
+    /// are of prompts.
+    pub fn plan(&mut self, now: Duration, plan: &mut StepPlan) -> usize {
         plan.clear();
         self.rows.clear();
         self.admit();
         for index in 0..self.order.len() {
             self.plan_decode(self.order[index], plan);
         }
+        let decodes = plan.columns().len();
         for index in 0..self.order.len() {
             if plan.room() == 0 {
                 break;
@@ -259,6 +261,7 @@ impl Scheduler {
             plan.logits_rows(),
             "each row has its sequence"
         );
+        plan.columns().len() - decodes
     }
 
     /// What to draw from for a row of the last step's logits.
@@ -352,6 +355,9 @@ impl Scheduler {
 
     /// Moves requests from the head of the queue to free places, while their worst case fits.
     fn admit(&mut self) {
+        if self.order.is_empty() {
+            self.drain.handle_idle();
+        }
         while let Some(head) = self.queue.front() {
             let Some(sequence) = self.running.iter().position(Option::is_none) else {
                 return;
@@ -484,6 +490,11 @@ struct Drain {
 }
 
 impl Drain {
+    /// Nobody runs: the time until the next end says nothing about how fast places come free.
+    fn handle_idle(&mut self) {
+        self.last_end = None;
+    }
+
     fn handle_end(&mut self, now: Duration) {
         if let Some(last) = self.last_end {
             let seen = now.saturating_sub(last);

@@ -76,7 +76,7 @@ impl<E: Engine> Station<E> {
     /// Plans and runs one step, draws tokens, and hands them to the scheduler.
     pub fn step(&mut self, clock: &mut dyn FnMut() -> Duration) -> StepOutcome {
         let started = clock();
-        self.scheduler.plan(started, &mut self.plan);
+        let prompt_columns = self.scheduler.plan(started, &mut self.plan);
         if self.plan.columns().is_empty() {
             return StepOutcome::Idle;
         }
@@ -86,10 +86,9 @@ impl<E: Engine> Station<E> {
             let (sequence, token) = self.draw(row);
             self.scheduler.handle_token(clock(), sequence, token);
         }
-        let decodes = rows.min(self.plan.columns().len());
         self.totals.steps += 1;
         self.totals.generated_tokens += rows as u64;
-        self.totals.prompt_tokens += (self.plan.columns().len() - decodes) as u64;
+        self.totals.prompt_tokens += prompt_columns as u64;
         self.totals.busy += clock().saturating_sub(started);
         StepOutcome::Worked
     }

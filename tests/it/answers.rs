@@ -9,7 +9,7 @@ use outstation_client::{ClientOptions, Event, Session, Trust};
 use outstation_wire::frame::{Generate, Prompt, Sampling};
 use serde_json::{Value, json};
 
-use crate::server::{Server, get, post, post_text};
+use crate::server::{Server, exchange, get, post, post_text};
 
 /// Clients in the crowd, and tokens that each asks for.
 const CLIENTS: usize = 16;
@@ -213,6 +213,23 @@ fn a_prompt_past_the_context_is_refused_with_both_numbers() {
         "{message}"
     );
     server.assert_idle_and_whole();
+}
+
+#[test]
+fn a_page_that_pretends_to_be_this_machine_is_refused() {
+    let server = Server::start(&[]);
+    let rebound = "GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    assert_eq!(exchange(server.http, rebound).0, 421);
+    let port = server.http.port();
+    for host in [
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        &format!("LOCALHOST:{port}"),
+    ] {
+        let ours = format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(exchange(server.http, &ours).0, 200, "{host}");
+    }
 }
 
 #[test]

@@ -129,7 +129,7 @@ impl Drop for Server {
 pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     exchange(
         address,
-        &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
     )
 }
 
@@ -142,13 +142,14 @@ pub(crate) fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, Strin
 pub(crate) fn post_text(path: &str, body: &Value) -> String {
     let body = body.to_string();
     format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
 }
 
-fn exchange(address: SocketAddr, request: &str) -> (u16, String) {
+/// Sends bytes and reads the answer, as status code and body.
+pub(crate) fn exchange(address: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_mins(1)))

@@ -1,6 +1,5 @@
 //! `outstation ask`: one question to a running box, over QUIC; the answer is printed as it comes.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -109,7 +108,6 @@ struct Stats {
 }
 
 async fn print_answer(answer: &mut Generation, sent: Instant) -> Result<Stats, Failure> {
-    let mut stdout = std::io::stdout();
     let (mut ttft, mut last_token, mut tokens) = (None, sent, 0);
     loop {
         match answer.next().await.map_err(|e| failure(&e))? {
@@ -119,14 +117,11 @@ async fn print_answer(answer: &mut Generation, sent: Instant) -> Result<Stats, F
                     ttft.get_or_insert(last_token - sent);
                     tokens += count;
                 }
-                let written = stdout
-                    .write_all(text.as_bytes())
-                    .and_then(|()| stdout.flush());
-                written.map_err(|e| Failure::io("cannot write the answer", e))?;
+                super::show(&text)?;
             }
             Some(Event::Accepted(_)) => {}
             Some(Event::Done(done)) => {
-                println!();
+                super::show("\n")?;
                 return Ok(Stats {
                     ttft,
                     e2e: last_token - sent,
@@ -204,15 +199,14 @@ async fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
 }
 
 fn trust(ca: Option<&Path>, port: u16) -> Result<Trust, Failure> {
-    let loopback = tls::loopback_certificate_path(port);
-    let path = ca.unwrap_or(&loopback);
-    let pem = std::fs::read(path).map_err(|e| {
-        let message = format!(
-            "cannot read the certificate {} ({e}): start `outstation serve` on this machine, or say --ca FILE",
-            path.display()
-        );
-        Failure::new(exit::UNAVAILABLE, message)
-    })?;
+    let unavailable = |message: String| Failure::new(exit::UNAVAILABLE, message);
+    let (pem, path) = if let Some(path) = ca {
+        let unread = |e| unavailable(format!("cannot read {}: {e}", path.display()));
+        (std::fs::read(path).map_err(unread)?, path.to_owned())
+    } else {
+        let pem = tls::read_loopback_certificate(port).map_err(|e| unavailable(e.to_string()))?;
+        (pem, tls::loopback_certificate_path(port))
+    };
     Trust::from_pem(&pem)
         .map_err(|e| Failure::new(exit::BAD_INPUT, e.to_string()).at(path.display()))
 }

@@ -92,15 +92,15 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let mut engine = CpuEngine::new(model, bytes, isa, load::team(threads), size);
     let bandwidth = read_bandwidth(&mut engine);
     if !args.json {
-        println!(
-            "{name}: {} read for each step, {isa}, {threads} threads, read bandwidth {:.1} GB/s",
+        super::show(&format!(
+            "{name}: {} read for each step, {isa}, {threads} threads, read bandwidth {:.1} GB/s\n",
             ByteSize(weights_bytes),
             bandwidth / 1e9
-        );
-        println!(
-            "{:>6} {:>14} {:>14} {:>18}",
+        ))?;
+        super::show(&format!(
+            "{:>6} {:>14} {:>14} {:>18}\n",
             "batch", "prompt tok/s", "decode tok/s", "of read bandwidth"
-        );
+        ))?;
     }
     let total = (args.batch.len() * args.repeat) as u64;
     let mut progress = Progress::new("bench", total);
@@ -129,12 +129,12 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
                 "step_bytes": step_bytes, "read_bandwidth_bytes_per_s": bandwidth,
                 "bandwidth_share": share, "repeats": args.repeat,
             });
-            println!("{line}");
+            super::show(&format!("{line}\n"))?;
         } else {
-            println!(
-                "{batch:>6} {prompt_rate:>14.1} {decode_rate:>14.1} {:>17.0}%",
+            super::show(&format!(
+                "{batch:>6} {prompt_rate:>14.1} {decode_rate:>14.1} {:>17.0}%\n",
                 share * 100.0
-            );
+            ))?;
         }
     }
     Ok(())
@@ -215,7 +215,7 @@ fn save(args: &BenchArgs, path: &PathBuf) -> Result<(), Failure> {
         .map_err(failed)?;
     drop(progress);
     if !args.json {
-        println!("{}", path.display());
+        super::show(&format!("{}\n", path.display()))?;
     }
     Ok(())
 }

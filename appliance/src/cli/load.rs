@@ -146,11 +146,25 @@ fn memory_available() -> Result<ByteSize, Failure> {
                 "/proc/meminfo has no MemAvailable: set memory.limit",
             )
         })?;
-    let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok());
-    let available = (kib * 1024).min(cgroup.unwrap_or(u64::MAX));
+    let available = (kib * 1024).min(cgroup_limit().unwrap_or(u64::MAX));
     Ok(ByteSize(available / 10 * 9))
+}
+
+/// `MemoryMax=` of this process's own cgroup and those above it: the smallest counts.
+fn cgroup_limit() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Path::new(own)
+        .ancestors()
+        .filter_map(|group| {
+            let file = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
+            std::fs::read_to_string(file)
+                .ok()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .min()
 }
 
 /// The instruction set as configured, or the best that there is.

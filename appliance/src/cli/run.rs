@@ -1,7 +1,7 @@
 //! `outstation run`: one prompt in this process; and the logits of a prompt as a file, for comparison with other engines.
 
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::BufWriter;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub(super) struct RunArgs {
     /// Token ids to continue.
     #[arg(long, value_delimiter = ',', value_name = "1,2,3")]
     ids: Option<Vec<u32>>,
-    /// Tokens to generate.
+    /// Tokens to generate; 0, with --logits, writes those and is done.
     #[arg(long, default_value_t = 64, value_name = "N")]
     tokens: u32,
     /// 0 takes the likeliest token each time.
@@ -92,6 +92,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         write_logits(&mut engine, &submission.prompt, path)
             .map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))?;
     }
+    if args.tokens == 0 {
+        return Ok(());
+    }
     let limits = SchedulerLimits {
         sequences_max: 1,
         queue_requests_max: 1,
@@ -112,7 +115,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
                 Event::Token { token, .. } => {
                     ids.push(token);
                     let piece = decoder.push(&tokenizer, token);
-                    show(args, &piece);
+                    show(args, &piece)?;
                     text.push_str(&piece);
                 }
                 Event::Ended {
@@ -122,7 +125,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
                     ..
                 } => {
                     let rest = decoder.finish();
-                    show(args, &rest);
+                    show(args, &rest)?;
                     text.push_str(&rest);
                     if args.json {
                         let finish = if outcome == Outcome::Stop {
@@ -136,9 +139,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
                             "prefill_ms": timings.prefill.as_secs_f64() * 1e3,
                             "decode_ms": timings.decode.as_secs_f64() * 1e3,
                         });
-                        println!("{object}");
+                        super::show(&format!("{object}\n"))?;
                     } else {
-                        println!();
+                        super::show("\n")?;
                     }
                 }
                 Event::Accepted { .. } | Event::Started { .. } => {}
@@ -148,11 +151,11 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(args: &RunArgs, piece: &str) {
-    if !args.json {
-        print!("{piece}");
-        // A reader that closed the pipe early has had enough.
-        let _ = std::io::stdout().flush();
+fn show(args: &RunArgs, piece: &str) -> Result<(), Failure> {
+    if args.json {
+        Ok(())
+    } else {
+        super::show(piece)
     }
 }
 
@@ -165,7 +168,12 @@ fn submission(args: &RunArgs, loaded: &Loaded) -> Result<Submission, Failure> {
     let request = GenerateRequest {
         model: None,
         prompt: Prompt::default(),
-        max_tokens: Some(args.tokens),
+        // Without tokens to generate only the prompt is run; its submission is checked like any other.
+        max_tokens: Some(if args.logits.is_some() {
+            args.tokens.max(1)
+        } else {
+            args.tokens
+        }),
         min_tokens: 0,
         ignore_eos: args.ignore_eos,
         sampling: Sampling {

@@ -19,6 +19,7 @@ use crate::io::engine_thread::{self, RingSizes};
 use crate::io::gateway::{self, Gateway, ServedModel, TextModel};
 use crate::io::tls::{self, Identity};
 use crate::io::{http, quic};
+use crate::limits;
 use crate::request::RequestLimits;
 use crate::scheduler::SchedulerLimits;
 use crate::station::Station;
@@ -42,10 +43,10 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     let loaded = load::model(&config.model)?;
     let budget = load::budget(&config, &loaded)?;
     let demo = config.model.file.is_none();
-    let under_way = gateway::requests_under_way_max(
-        config.serving.sequences_max,
-        config.serving.queue_requests_max,
-    );
+    let serving = &config.serving;
+    let under_way =
+        limits::requests_under_way_max(serving.sequences_max, serving.queue_requests_max);
+    let under_way = under_way as usize;
     let name = loaded.name.clone();
     let (text, engine) = start_engine(&config, loaded, &budget, under_way)?;
     let seed = RandomState::new().build_hasher().finish();
@@ -74,7 +75,7 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
         quic_address,
         http_address,
         started.elapsed(),
-    );
+    )?;
     tracing::info!(certificate = %certificate.display(), "ready");
 
     wait_for_signal().await?;
@@ -172,28 +173,29 @@ fn announce(
     quic: SocketAddr,
     http: SocketAddr,
     took: Duration,
-) {
-    println!(
-        "outstation serves `{name}`, ready after {:.2} s",
+) -> Result<(), Failure> {
+    super::show(&format!(
+        "outstation serves `{name}`, ready after {:.2} s\n",
         took.as_secs_f64()
-    );
+    ))?;
     if demo {
-        println!(
-            "  (the demo model: random weights from seed {}, it babbles; say --model FILE.gguf for a real one)",
+        super::show(&format!(
+            "  (the demo model: random weights from seed {}, it babbles; say --model FILE.gguf for a real one)\n",
             load::DEMO_SEED
-        );
+        ))?;
     }
-    println!(
-        "  QUIC {quic} · HTTP http://{http} · {} of {} planned",
+    super::show(&format!(
+        "  QUIC {quic} · HTTP http://{http} · {} of {} planned\n",
         crate::config::ByteSize(budget.total_bytes),
         crate::config::ByteSize(budget.limit_bytes)
-    );
-    println!("try:");
-    println!("  outstation ask{} \"hello\"", ask_flags(quic));
-    println!(
+    ))?;
+    super::show("try:\n")?;
+    super::show(&format!("  outstation ask{} \"hello\"\n", ask_flags(quic)))?;
+    super::show(&format!(
         "  curl -N http://{http}/v1/chat/completions -H 'content-type: application/json' \\\n    \
-         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}],\"max_tokens\":32,\"stream\":true}}'"
-    );
+         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}],\"max_tokens\":32,\"stream\":true}}'\n"
+    ))?;
+    Ok(())
 }
 
 fn ask_flags(quic: SocketAddr) -> String {

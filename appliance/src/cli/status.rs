@@ -24,7 +24,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let runtime = super::runtime()?;
     let text = runtime.block_on(get(args.http, "/status"))?;
     if args.json {
-        println!("{text}");
+        super::show(&format!("{text}\n"))?;
         return Ok(());
     }
     let bad = || {
@@ -36,12 +36,12 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&text).map_err(|_| bad())?;
     for (name, value) in object {
-        println!(
-            "{name:<22} {}",
+        super::show(&format!(
+            "{name:<22} {}\n",
             value
                 .as_str()
                 .map_or_else(|| value.to_string(), str::to_owned)
-        );
+        ))?;
     }
     Ok(())
 }

@@ -80,14 +80,13 @@ impl CpuEngine {
     pub fn new(model: Model, bytes: ModelBytes, isa: Isa, team: Team, size: EngineSize) -> Self {
         let kernels = Kernels::new(isa, team, kernel_limits(&model));
         let cached = size.kv_blocks as usize * KV_BLOCK_POSITIONS as usize * model.dims.kv_width();
-        let zeros = || vec![f16::ZERO; cached].into_boxed_slice();
         Self {
             cache: model
                 .layers
                 .iter()
                 .map(|_| LayerCache {
-                    k: zeros(),
-                    v: zeros(),
+                    k: zeros(cached),
+                    v: zeros(cached),
                 })
                 .collect(),
             space: Space::new(&model, size.columns_max),
@@ -489,6 +488,13 @@ impl Space {
             queries: Vec::with_capacity(columns_max),
         }
     }
+}
+
+/// Zeros whose pages are really there: fresh memory may be one shared page until it is written.
+fn zeros(len: usize) -> Box<[f16]> {
+    let mut values = vec![f16::ZERO; len].into_boxed_slice();
+    std::hint::black_box(&mut values).fill(f16::ZERO);
+    values
 }
 
 fn floats(rows: usize, width: usize) -> Box<[f32]> {

@@ -126,8 +126,10 @@ impl<E: Engine> EngineLoop<E> {
             }
             self.board
                 .publish(self.station.occupancy(), self.station.totals());
-            if outcome == StepOutcome::Idle && self.requests.is_empty() {
-                // An unpark between the check and here makes this return at once. The timeout covers a full event ring.
+            let blocked = self.requests.is_empty() || !self.has_room();
+            if outcome == StepOutcome::Idle && blocked {
+                // An unpark between the check and here makes this return at once. Both rings' other ends unpark: who puts
+                // a request in, and who takes events out.
                 thread::park_timeout(IDLE_LOOK);
             }
         }

@@ -76,11 +76,6 @@ enum Command {
     Cancel(RequestId),
 }
 
-/// Most requests under way: those that run, those that wait, and some that are about to be refused.
-pub fn requests_under_way_max(sequences_max: u32, queue_requests_max: u32) -> usize {
-    (sequences_max + queue_requests_max) as usize + 64
-}
-
 /// Requests and cancellations between gateway and engine: two for each request under way.
 pub fn commands_max(requests_under_way: usize) -> usize {
     2 * requests_under_way
@@ -572,6 +567,8 @@ impl Dispatcher {
     }
 
     fn pass_events(&mut self) {
+        // The engine waits when the ring has less room than a step may need.
+        let engine_waits = self.engine.events.vacant_len() < self.engine.events.occupied_len();
         while let Some(event) = self.engine.events.try_pop() {
             let (id, last) = match &event {
                 Event::Accepted { id, .. }
@@ -590,6 +587,9 @@ impl Dispatcher {
             if last {
                 self.ended.notify_waiters();
             }
+        }
+        if engine_waits {
+            self.engine.wake();
         }
     }
 }

@@ -22,21 +22,28 @@ use std::time::Duration;
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use api::{BODY_BYTES_MAX, router};
+pub use api::{BODIES_MAX, BODY_BYTES_MAX, router};
 pub use backend::{Answer, Backend};
 
 /// Connections at once; more wait in the kernel's backlog. Each may hold [`CONNECTION_BUFFER_BYTES`] and one body.
-pub const HTTP_CONNECTIONS_MAX: usize = 1024;
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
 /// Read buffer of a connection, so also the longest head of a request.
 pub const CONNECTION_BUFFER_BYTES: usize = 32 * 1024;
+/// A reader that takes nothing for this long is gone: its connection ends, and its request with it.
+const UNREAD_DEADLINE: Duration = Duration::from_secs(30);
 /// A head that takes longer is an attack or a dead line.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// After [`Server::close`], answers under way may take this long before they are cut off.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+const _: () = assert!(HTTP_CONNECTIONS_MAX as u64 == crate::budget::HTTP_CONNECTIONS);
+const _: () = assert!(BODIES_MAX as u64 == crate::budget::HTTP_BODIES);
+const _: () = assert!(BODY_BYTES_MAX as u64 == crate::budget::HTTP_BODY_BYTES);
 
 /// The listening side: accepts until closed.
 pub struct Server {
@@ -97,6 +104,7 @@ async fn connection(
 ) {
     // Tokens are small and each is wanted at once.
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_DEADLINE));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)

@@ -32,6 +32,17 @@ pub enum IdentityError {
         /// Why.
         source: std::io::Error,
     },
+    /// Reading it failed.
+    #[error(
+        "cannot read the certificate {} ({source}): start `outstation serve` on this machine, or say --ca FILE",
+        path.display()
+    )]
+    Read {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The folder belongs to somebody else, who could swap the certificate.
     #[error("{} belongs to another user: remove it, or set XDG_RUNTIME_DIR to a folder of your own", path.display())]
     Foreign {
@@ -58,6 +69,30 @@ impl Identity {
 pub fn loopback_certificate_path(port: u16) -> PathBuf {
     runtime_folder().join(format!("loopback-{port}.pem"))
 }
+
+/// The certificate of a loopback server on this UDP port: this user's own, or the system service's.
+pub fn read_loopback_certificate(port: u16) -> Result<Vec<u8>, IdentityError> {
+    let own = loopback_certificate_path(port);
+    let system = Path::new(SYSTEM_FOLDER).join(format!("loopback-{port}.pem"));
+    // Only root can put something below /run, but anybody could have made our folder in /tmp.
+    let path = if own.exists() || !system.exists() {
+        own
+    } else {
+        system.clone()
+    };
+    let read = |source| IdentityError::Read {
+        path: path.clone(),
+        source,
+    };
+    let owner = fs::metadata(&path).map_err(read)?.uid();
+    if path != system && owner != user().map_err(read)? {
+        return Err(IdentityError::Foreign { path });
+    }
+    fs::read(&path).map_err(read)
+}
+
+/// systemd's `RuntimeDirectory=outstation`.
+const SYSTEM_FOLDER: &str = "/run/outstation";
 
 /// Puts the certificate in its place, atomically, in a folder that only this user can change.
 pub fn publish_loopback_certificate(pem: &str, port: u16) -> Result<PathBuf, IdentityError> {

@@ -121,11 +121,10 @@ pub(super) fn read(gguf: &Gguf<'_>) -> Result<Model, ModelError> {
                 known: known.join(", "),
             }
         })?;
-    let reader = Reader {
-        gguf,
-        architecture: name,
-    };
-    read_as(&reader, architecture)
+    let reader = Reader::new(gguf, name);
+    let model = read_as(&reader, architecture)?;
+    reader.check_all_used()?;
+    Ok(model)
 }
 
 fn read_as(reader: &Reader<'_>, architecture: &Architecture) -> Result<Model, ModelError> {

@@ -1,5 +1,8 @@
 //! Typed access to a model file: tensors with the shapes that the description asks for.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+
 use outstation_kernels::quant::Format;
 use outstation_wire::gguf::{Gguf, GgufError, Tensor, TensorType};
 
@@ -30,6 +33,16 @@ pub enum ModelError {
     /// A tensor that the architecture needs.
     #[error("the file has no tensor `{name}`, which architecture `{architecture}` needs")]
     MissingTensor {
+        /// The tensor.
+        name: String,
+        /// The architecture.
+        architecture: String,
+    },
+    /// A tensor that we would have to ignore.
+    #[error(
+        "tensor `{name}` has no place in architecture `{architecture}` as this build knows it: answers without it would be wrong"
+    )]
+    UnusedTensor {
         /// The tensor.
         name: String,
         /// The architecture.
@@ -102,9 +115,37 @@ pub(super) fn format_of(kind: TensorType) -> Format {
 pub(super) struct Reader<'a> {
     pub(super) gguf: &'a Gguf<'a>,
     pub(super) architecture: &'a str,
+    /// Tensors that were read. A tensor that nobody reads means that the model is another one than we compute.
+    used: RefCell<HashSet<&'a str>>,
 }
 
 impl<'a> Reader<'a> {
+    pub(super) fn new(gguf: &'a Gguf<'a>, architecture: &'a str) -> Self {
+        Self {
+            gguf,
+            architecture,
+            used: RefCell::default(),
+        }
+    }
+
+    /// Refuses a file with tensors that the description has no place for.
+    pub(super) fn check_all_used(&self) -> Result<(), ModelError> {
+        let used = self.used.borrow();
+        let harmless = |name: &str| HARMLESS.iter().any(|part| name.contains(part));
+        match self
+            .gguf
+            .tensors()
+            .iter()
+            .find(|t| !used.contains(t.name()) && !harmless(t.name()))
+        {
+            None => Ok(()),
+            Some(tensor) => Err(ModelError::UnusedTensor {
+                name: tensor.name().to_owned(),
+                architecture: self.architecture.to_owned(),
+            }),
+        }
+    }
+
     /// `key` with the architecture in front, as most metadata has it.
     pub(super) fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
@@ -195,13 +236,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn tensor(&self, name: &str) -> Result<&Tensor<'a>, ModelError> {
-        self.gguf
-            .tensor(name)
-            .ok_or_else(|| ModelError::MissingTensor {
-                name: name.to_owned(),
-                architecture: self.architecture.to_owned(),
-            })
+    fn tensor(&self, name: &str) -> Result<&'a Tensor<'a>, ModelError> {
+        let gguf: &'a Gguf<'a> = self.gguf;
+        let tensor = gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor {
+            name: name.to_owned(),
+            architecture: self.architecture.to_owned(),
+        })?;
+        self.used.borrow_mut().insert(tensor.name());
+        Ok(tensor)
     }
 }
 
@@ -238,3 +280,7 @@ fn weight_of(tensor: &Tensor<'_>, rows: usize, cols: usize) -> Weight {
         bytes: start..start + tensor.data().len(),
     }
 }
+
+/// Parts of names of tensors that may be left out: LongRoPE's divisors for the other context, and inverse frequencies that
+/// old conversions wrote beside the base that they follow from.
+const HARMLESS: [&str; 2] = ["rope_factors_", "attn_rot_embd"];

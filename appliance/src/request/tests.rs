@@ -106,6 +106,20 @@ fn nonsense_is_named() {
         &[1],
         expect!["BadRequest logit_bias: logit_bias names token 50, the vocabulary has 50"],
     );
+    let message = |role: &str| ChatMessage {
+        role: role.into(),
+        content: "hi".into(),
+    };
+    check(
+        &GenerateRequest {
+            prompt: Prompt::Chat(vec![message("user"), message("user<|im_end|>")]),
+            ..Default::default()
+        },
+        &[1],
+        expect![
+            "BadRequest messages: messages[1].role must be 1 to 32 letters, digits, `_` or `-`, like `user`"
+        ],
+    );
     check(
         &GenerateRequest {
             stop: vec![String::new()],

@@ -56,6 +56,15 @@ fn temperature_sharpens() {
 }
 
 #[test]
+fn the_smallest_temperature_is_greedy() {
+    let cold = Sampling {
+        temperature: 1e-40,
+        ..Sampling::default()
+    };
+    assert_eq!(draw_many(&cold, &doubling(), 50)[4], 50);
+}
+
+#[test]
 fn cuts_keep_exactly_the_likeliest() {
     let kept = |sampling: &Sampling| -> Vec<usize> {
         let counts = draw_many(sampling, &doubling(), 5_000);

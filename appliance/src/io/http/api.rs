@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,6 +16,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::answer::{self, Head};
 use super::backend::Backend;
@@ -23,6 +25,8 @@ use crate::io::gateway::ServedModel;
 use crate::limits::PROMPT_BYTES_MAX;
 use crate::request::{Refusal, RefusalKind, Timings};
 
+/// Bodies that are read at once; more wait. With the next line this bounds their memory.
+pub const BODIES_MAX: usize = 8;
 /// Largest body: JSON may need two bytes for one of the prompt before the prompt's own limit speaks.
 pub const BODY_BYTES_MAX: usize = 2 * PROMPT_BYTES_MAX + 64 * 1024;
 /// A body that takes longer is an attack or a dead line.
@@ -36,6 +40,8 @@ struct Api<B> {
     /// Ids of answers: a number of this process, scrambled by its random keys.
     ids: RandomState,
     next_id: AtomicU64,
+    /// Places of bodies that are being read: [`BODIES_MAX`].
+    bodies: Semaphore,
 }
 
 type Shared<B> = State<Arc<Api<B>>>;
@@ -46,6 +52,7 @@ pub fn router<B: Backend>(backend: B) -> Router {
         backend,
         ids: RandomState::new(),
         next_id: AtomicU64::new(0),
+        bodies: Semaphore::new(BODIES_MAX),
     });
     Router::new()
         .route("/v1/chat/completions", post(chat::<B>))
@@ -60,6 +67,7 @@ pub fn router<B: Backend>(backend: B) -> Router {
         .route("/status", get(status::<B>))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn(from_this_machine))
         .layer(middleware::from_fn_with_state(
             api.clone(),
             with_request_id::<B>,
@@ -83,7 +91,7 @@ impl<B: Backend> Api<B> {
 
     async fn generate(&self, endpoint: Endpoint, request: Request) -> Response {
         let arrived = Instant::now();
-        let body = match read_body(request).await {
+        let body = match read_body(request, &self.bodies).await {
             Ok(body) => body,
             Err(response) => return response,
         };
@@ -220,7 +228,31 @@ async fn with_request_id<B: Backend>(
     response
 }
 
-async fn read_body(request: Request) -> Result<bytes::Bytes, Response> {
+/// Refuses a `Host` that is a name of somebody else's: a web page whose name was made to point at 127.0.0.1 (DNS rebinding)
+/// would otherwise be of the same origin as a box that needs no credentials.
+async fn from_this_machine(request: Request, next: Next) -> Response {
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    if host.is_none_or(is_address_or_localhost) {
+        return next.run(request).await;
+    }
+    let message = "the Host header names another machine: use 127.0.0.1, [::1] or localhost";
+    let body = body_of("invalid_request_error", Some("wrong_host"), None, message);
+    error(StatusCode::MISDIRECTED_REQUEST, &body)
+}
+
+fn is_address_or_localhost(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
+async fn read_body(request: Request, places: &Semaphore) -> Result<bytes::Bytes, Response> {
     let kind = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -256,7 +288,12 @@ async fn read_body(request: Request) -> Result<bytes::Bytes, Response> {
     if HttpBody::size_hint(request.body()).lower() > BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let body = async {
+        let _place = places.acquire().await.expect("never closed");
+        Limited::new(request.into_body(), BODY_BYTES_MAX)
+            .collect()
+            .await
+    };
     match tokio::time::timeout(BODY_DEADLINE, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(cause)) if cause.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
