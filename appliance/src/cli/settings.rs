@@ -114,13 +114,13 @@ mod tests {
         );
         check(
             "[memory\n",
-            expect![[r#"
+            expect![[r"
             78: /box.toml: TOML parse error at line 1, column 8
               |
             1 | [memory
               |        ^
             unclosed table, expected `]`
-        "#]],
+        "]],
         );
         check(
             "[serving]\nsequences_max = 'three'\n",
