@@ -13,7 +13,7 @@ pub struct GenerateRequest {
     pub prompt: Prompt,
     /// Most tokens to generate; `None` is as many as the context has room for.
     pub max_tokens: Option<u32>,
-    /// Tokens before which the end of the sequence is not drawn.
+    /// Tokens before which the end of the sequence is not drawn and no stop string ends the answer.
     pub min_tokens: u32,
     /// Continue past the end-of-sequence token; for benchmarks.
     pub ignore_eos: bool,

@@ -10,6 +10,7 @@
 //! User-defined tokens (ordinary text with an id of its own) are read in both modes.
 
 mod decode;
+mod json;
 mod metadata;
 mod piece;
 mod special;
@@ -85,6 +86,11 @@ enum Model {
         letters: Box<[char; 256]>,
     },
     Pieces(PieceMerger),
+    /// A `tokenizer.json`, and what stands for text that it cannot cut.
+    Json {
+        cutter: Box<tokenizers::Tokenizer>,
+        unknown: Option<u32>,
+    },
 }
 
 impl Tokenizer {
@@ -95,6 +101,32 @@ impl Tokenizer {
             VocabularyKind::Bpe => build_bpe(vocabulary, &kinds)?,
             VocabularyKind::Spm => (Model::Pieces(PieceMerger::new(vocabulary, &kinds)?), true),
         };
+        Self::assemble(vocabulary, kinds, model, add_bos_default)
+    }
+
+    /// The same, but text is cut as a Hugging Face `tokenizer.json` says, whatever the file's own pre-tokenizer is. Tokens,
+    /// their bytes and the special ids stay those of the model file.
+    pub fn with_json(vocabulary: &Vocabulary, json: &str) -> Result<Tokenizer, VocabularyError> {
+        let kinds = vocabulary.checked_kinds()?;
+        let add_bos_default = match vocabulary.kind {
+            VocabularyKind::Bpe => {
+                PreTokenizer::from_name(&vocabulary.pre).is_ok_and(PreTokenizer::adds_bos)
+            }
+            VocabularyKind::Spm => true,
+        };
+        let model = Model::Json {
+            cutter: Box::new(json::read(json, vocabulary, &kinds)?),
+            unknown: vocabulary.unk,
+        };
+        Self::assemble(vocabulary, kinds, model, add_bos_default)
+    }
+
+    fn assemble(
+        vocabulary: &Vocabulary,
+        kinds: Vec<TokenKind>,
+        model: Model,
+        add_bos_default: bool,
+    ) -> Result<Tokenizer, VocabularyError> {
         let add_bos = vocabulary.add_bos.unwrap_or(add_bos_default);
         let add_eos = vocabulary.add_eos.unwrap_or(false);
         if add_bos && vocabulary.bos.is_none() {
@@ -208,6 +240,10 @@ impl Tokenizer {
                 };
                 merger.merge(&format!("{prefix}{}", text.replace(' ', "▁")), ids);
             }
+            Model::Json { cutter, unknown } => match cutter.encode_fast(text, false) {
+                Ok(encoding) => ids.extend(encoding.get_ids()),
+                Err(_) => ids.extend(unknown),
+            },
         }
     }
 

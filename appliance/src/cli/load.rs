@@ -47,15 +47,7 @@ pub(super) fn model(config: &ModelConfig) -> Result<Loaded, Failure> {
         Some(path) => Some(read_text(path)?),
     };
     let name = config.name.clone().unwrap_or(default_name);
-    let json = config
-        .file
-        .as_deref()
-        .and_then(|path| path.parent())
-        .map(|p| p.join("tokenizer.json"));
-    let json = match json {
-        Some(path) if path.exists() => Some(read_text(&path)?),
-        _ => None,
-    };
+    let json = json_beside(config)?;
     parse(name, bytes, json.as_deref(), template_text).map_err(|failure| match &config.file {
         Some(path) => failure.at(path.display()),
         None => failure,
@@ -69,14 +61,31 @@ fn read_text(path: &Path) -> Result<String, Failure> {
 
 /// Only the tokenizer: the file needs no tensors.
 pub(super) fn tokenizer(config: &ModelConfig) -> Result<Tokenizer, Failure> {
+    let json = json_beside(config)?;
     let build = |file: &[u8]| -> Result<Tokenizer, Failure> {
         let gguf = Gguf::parse(file)?;
-        Ok(Tokenizer::new(&Vocabulary::from_gguf(&gguf)?)?)
+        cut_by(&Vocabulary::from_gguf(&gguf)?, json.as_deref())
     };
     match &config.file {
         None => build(&crate::generate::demo(DEMO_SEED)),
         Some(path) => build(&weights::map(path)?).map_err(|f| f.at(path.display())),
     }
+}
+
+/// A `tokenizer.json` in the model's folder says how to cut text.
+fn json_beside(config: &ModelConfig) -> Result<Option<String>, Failure> {
+    let folder = config.file.as_deref().and_then(Path::parent);
+    match folder.map(|folder| folder.join("tokenizer.json")) {
+        Some(path) if path.exists() => read_text(&path).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn cut_by(vocabulary: &Vocabulary, json: Option<&str>) -> Result<Tokenizer, Failure> {
+    Ok(match json {
+        Some(json) => Tokenizer::with_json(vocabulary, json)?,
+        None => Tokenizer::new(vocabulary)?,
+    })
 }
 
 fn parse(
@@ -89,7 +98,7 @@ fn parse(
     let gguf = Gguf::parse(file)?;
     let model = Model::from_gguf(&gguf)?;
     let vocabulary = Vocabulary::from_gguf(&gguf)?;
-    let tokenizer = Tokenizer::new(&vocabulary)?;
+    let tokenizer = cut_by(&vocabulary, tokenizer_json)?;
     if tokenizer.vocab_size() != model.dims.vocabulary as usize {
         return Err(Failure::new(
             exit::BAD_INPUT,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ringbuf::traits::{Consumer, Observer, Producer};
 use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::board::{Board, BoardReading};
 use super::engine_thread::{EngineHandle, ToEngine};
@@ -173,7 +173,8 @@ impl Gateway {
             return Err(overloaded(1000));
         };
         let request = Arc::new(request);
-        let prompt = self.tokenize(request.clone()).await?;
+        let (prompt, place) = self.tokenize(request.clone(), place).await;
+        let prompt = prompt?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let seed = splitmix(shared.seed ^ id.0);
         let submission = request.submission(id, prompt, seed, &shared.text.limits)?;
@@ -205,12 +206,13 @@ impl Gateway {
             decoder: Decoder::new(),
             stop: StopMatcher::new(&request.stop),
             prompt_tokens,
+            min_tokens: request.min_tokens,
             completion_tokens: 0,
             queued_before: 0,
             started: None,
             first_token: None,
             queue: Duration::ZERO,
-            finished: None,
+            ending: Ending::Open,
             _place: place,
         };
         generation.wait_for_place().await?;
@@ -235,23 +237,27 @@ impl Gateway {
     }
 
     /// Long prompts are tokenized off the io thread, which has streams to serve.
-    async fn tokenize(&self, request: Arc<GenerateRequest>) -> Result<Vec<u32>, Refusal> {
-        if prompt_bytes(&request.prompt) > limits::PROMPT_BYTES_MAX {
-            return Err(Refusal::bad_request(
-                "prompt",
-                format!(
-                    "the prompt is larger than {} bytes",
-                    limits::PROMPT_BYTES_MAX
-                ),
-            ));
+    /// The request's place goes along, since the work goes on when its client leaves.
+    async fn tokenize(
+        &self,
+        request: Arc<GenerateRequest>,
+        place: OwnedSemaphorePermit,
+    ) -> (Result<Vec<u32>, Refusal>, OwnedSemaphorePermit) {
+        let bytes = prompt_bytes(&request.prompt);
+        if bytes > limits::PROMPT_BYTES_MAX {
+            let message = format!(
+                "the prompt has {bytes} bytes, at most {} are possible",
+                limits::PROMPT_BYTES_MAX
+            );
+            return (Err(Refusal::bad_request("prompt", message)), place);
         }
-        if prompt_bytes(&request.prompt) < TOKENIZE_INLINE_BYTES_MAX {
-            return self.shared.text.tokenize(&request.prompt);
+        if bytes < TOKENIZE_INLINE_BYTES_MAX {
+            return (self.shared.text.tokenize(&request.prompt), place);
         }
         let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || shared.text.tokenize(&request.prompt))
+        tokio::task::spawn_blocking(move || (shared.text.tokenize(&request.prompt), place))
             .await
-            .map_err(|_| Refusal::plain(RefusalKind::Internal, "the tokenizer failed"))?
+            .expect("it does not panic, and the runtime outlives its handlers")
     }
 }
 
@@ -343,14 +349,25 @@ pub struct Generation {
     decoder: Decoder,
     stop: StopMatcher,
     prompt_tokens: u32,
+    /// Tokens before which no stop string ends the answer.
+    min_tokens: u32,
     completion_tokens: u32,
     queued_before: u32,
     started: Option<Instant>,
     first_token: Option<Instant>,
     queue: Duration,
-    /// What `next` returns before it returns `None` forever.
-    finished: Option<Option<Piece>>,
-    _place: tokio::sync::OwnedSemaphorePermit,
+    ending: Ending,
+    _place: OwnedSemaphorePermit,
+}
+
+/// How far an answer is from its end.
+enum Ending {
+    /// The engine has more to say.
+    Open,
+    /// One piece is left.
+    Last(Piece),
+    /// Nothing comes any more.
+    Over,
 }
 
 impl Generation {
@@ -361,8 +378,11 @@ impl Generation {
 
     /// The next piece; `None` after `Done` or `Failed`.
     pub async fn next(&mut self) -> Option<Piece> {
-        if let Some(last) = &mut self.finished {
-            return last.take();
+        if !matches!(self.ending, Ending::Open) {
+            return match std::mem::replace(&mut self.ending, Ending::Over) {
+                Ending::Last(piece) => Some(piece),
+                Ending::Open | Ending::Over => None,
+            };
         }
         match self.events.recv().await {
             Some(Event::Accepted { .. }) => unreachable!("taken by submit"),
@@ -379,7 +399,7 @@ impl Generation {
                 ..
             }) => Some(self.end(outcome, usage, timings)),
             None => {
-                self.finished = Some(None);
+                self.ending = Ending::Over;
                 Some(Piece::Failed(Refusal::plain(
                     RefusalKind::SlowConsumer,
                     format!(
@@ -418,12 +438,20 @@ impl Generation {
         self.first_token.get_or_insert_with(Instant::now);
         let mut token_ids = vec![first];
         let mut text = String::new();
+        let mut stopped = false;
         let mut token = first;
         loop {
             self.completion_tokens += 1;
-            let outcome = self.stop.push(&self.decoder.push(tokenizer, token));
-            text.push_str(&outcome.emit);
-            if outcome.stopped {
+            let piece = self.decoder.push(tokenizer, token);
+            if self.completion_tokens <= self.min_tokens {
+                // Too early to stop: what comes now is part of the answer whatever it says.
+                text.push_str(&piece);
+            } else {
+                let outcome = self.stop.push(&piece);
+                text.push_str(&outcome.emit);
+                stopped = outcome.stopped;
+            }
+            if stopped {
                 self.stop_here();
                 break;
             }
@@ -442,7 +470,7 @@ impl Generation {
                     if let Piece::Text { text: rest, .. } = last {
                         text.push_str(&rest);
                     } else {
-                        self.finished = Some(Some(last));
+                        self.ending = Ending::Last(last);
                     }
                     break;
                 }
@@ -474,10 +502,10 @@ impl Generation {
         let held_back = self.stop.push(&self.decoder.finish());
         let text = held_back.emit + &self.stop.finish();
         if text.is_empty() {
-            self.finished = Some(None);
+            self.ending = Ending::Over;
             return done;
         }
-        self.finished = Some(Some(done));
+        self.ending = Ending::Last(done);
         Piece::Text {
             text,
             token_ids: Vec::new(),
@@ -509,7 +537,7 @@ impl Generation {
             usage,
             timings,
         };
-        self.finished = Some(Some(done));
+        self.ending = Ending::Last(done);
     }
 }
 

@@ -76,6 +76,72 @@ fn golden(name: &str) {
     }
 }
 
+/// GPT-2's own `tokenizer.json`, made from the vocabulary: its pre-tokenizer is the library's default.
+fn gpt_2_json(vocabulary: &Vocabulary) -> String {
+    let ids = (0u32..).zip(&vocabulary.tokens);
+    let table: tokenizers::models::bpe::Vocab =
+        ids.map(|(id, token)| (token.clone(), id)).collect();
+    let merges = vocabulary
+        .merges
+        .iter()
+        .map(|merge| merge.split_once(' ').expect("two parts"));
+    let merges = merges
+        .map(|(left, right)| (left.to_owned(), right.to_owned()))
+        .collect();
+    let bpe = tokenizers::models::bpe::BPE::builder()
+        .vocab_and_merges(table, merges)
+        .build();
+    let mut cutter = tokenizers::Tokenizer::new(bpe.expect("a good vocabulary"));
+    let bytes = tokenizers::pre_tokenizers::byte_level::ByteLevel::new(false, true, true);
+    cutter.with_pre_tokenizer(Some(bytes));
+    let end = tokenizers::AddedToken::from("<|endoftext|>", true);
+    cutter
+        .add_special_tokens([end])
+        .expect("it is in the vocabulary");
+    cutter.to_string(false).expect("it was just made")
+}
+
+#[test]
+fn a_tokenizer_json_cuts_as_its_authors_do() {
+    let Some(mut vocabulary) = vocabulary("gpt-2") else {
+        return;
+    };
+    let json = gpt_2_json(&vocabulary);
+    let own = Tokenizer::new(&vocabulary).expect("a good vocabulary");
+    vocabulary.pre = "a-pre-tokenizer-of-tomorrow".into();
+    assert!(Tokenizer::new(&vocabulary).is_err());
+    let tokenizer = Tokenizer::with_json(&vocabulary, &json).expect("the same tokens");
+    for text in golden_texts("gpt-2") {
+        let ids = tokenizer.encode(&text, Special::Plain, Bos::Omit);
+        assert_eq!(
+            ids,
+            own.encode(&text, Special::Plain, Bos::Omit),
+            "{text:?}"
+        );
+        assert_eq!(tokenizer.decode(&ids), text);
+    }
+    let said = "x<|endoftext|>";
+    let plain = tokenizer.encode(said, Special::Plain, Bos::Omit);
+    assert!(
+        !plain.contains(&50256),
+        "users name no control tokens: {plain:?}"
+    );
+    assert_eq!(
+        tokenizer.encode(said, Special::Parse, Bos::Omit).last(),
+        Some(&50256)
+    );
+
+    vocabulary.tokens.swap(100, 101);
+    let error = Tokenizer::with_json(&vocabulary, &json)
+        .map(drop)
+        .unwrap_err();
+    expect_test::expect!["tokenizer.json has `§` as token 100, the model `¨`: they do not belong together, move it away"].assert_eq(&error.to_string());
+    let error = Tokenizer::with_json(&vocabulary, "{}")
+        .map(drop)
+        .unwrap_err();
+    assert!(error.to_string().starts_with("tokenizer.json: "), "{error}");
+}
+
 #[test]
 fn golden_gpt_2() {
     golden("gpt-2");

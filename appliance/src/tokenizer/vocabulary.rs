@@ -185,6 +185,24 @@ pub enum VocabularyError {
         /// What the BPE library says.
         reason: String,
     },
+    /// The `tokenizer.json` beside the model is no good.
+    #[error("tokenizer.json: {reason}")]
+    Json {
+        /// Why.
+        reason: String,
+    },
+    /// The `tokenizer.json` beside the model is another model's.
+    #[error(
+        "tokenizer.json has `{json}` as token {id}, the model `{model}`: they do not belong together, move it away"
+    )]
+    JsonToken {
+        /// First id that differs.
+        id: u32,
+        /// Text there.
+        json: String,
+        /// Text in the model file.
+        model: String,
+    },
     /// The metadata itself is damaged.
     #[error("{0}")]
     Metadata(String),
