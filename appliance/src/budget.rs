@@ -227,8 +227,8 @@ fn fixed_lines(
     ]
 }
 
-/// What a QUIC connection may hold as `io::quic` configures it: 512 KiB of receive window, two uploads of 256 KiB, 256 KiB of
-/// send window, 4 KiB of writing for each of 32 answers, and 128 KiB of TLS and bookkeeping.
+/// What a QUIC connection may hold as `io::quic` configures it: 512 KiB of receive window, two uploads of 256 KiB, 256
+/// KiB of send window, 4 KiB of writing for each of 32 answers, and 128 KiB of TLS and bookkeeping.
 const CONNECTION_BYTES: u64 = (512 << 10) + (512 << 10) + (256 << 10) + (128 << 10) + (128 << 10);
 
 /// Ceilings of `io::http`, which asserts that they are these.

@@ -1,8 +1,9 @@
 //! One pass over the model for any mix of prompt chunks and decodes.
 //!
-//! A step is a list of columns: a token at a position of a sequence. A prompt chunk is several columns of one sequence in
-//! order, a decode is one column. The engine writes each column's keys and values into the sequence's KV blocks, and makes
-//! logits for the columns that ask for them. The result of a column has the same bits whatever the other columns are.
+//! A step is a list of columns: a token at a position of a sequence. A prompt chunk is several columns of one sequence
+//! in order, a decode is one column. The engine writes each column's keys and values into the sequence's KV blocks, and
+//! makes logits for the columns that ask for them. The result of a column has the same bits whatever the other columns
+//! are.
 
 use crate::kv::BlockTables;
 

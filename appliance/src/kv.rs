@@ -7,8 +7,8 @@
 //! sequence 0 [0][1][3]      sequence 1 [4][6]
 //! ```
 //!
-//! A sequence's row of the block table says where its positions lie: position p is in block `table[p / 32]` at offset `p % 32`.
-//! The tensors themselves belong to the engine; here are only numbers.
+//! A sequence's row of the block table says where its positions lie: position p is in block `table[p / 32]` at offset
+//! `p % 32`. The tensors themselves belong to the engine; here are only numbers.
 
 use crate::limits::KV_BLOCK_POSITIONS;
 
@@ -60,7 +60,8 @@ impl KvPool {
         u32::try_from(self.free.len()).expect("made from a u32")
     }
 
-    /// Gives a sequence the blocks for `positions`, all or none. `false` means that the pool cannot: the caller waits or refuses.
+    /// Gives a sequence the blocks for `positions`, all or none. `false` means that the pool cannot: the caller waits
+    /// or refuses.
     ///
     /// Cost: O(blocks), no allocation.
     #[must_use]

@@ -1,8 +1,8 @@
 //! A decoder as data.
 //!
-//! Every architecture is the same list of layers with options: which norms, biases, rotary embedding, window, activation
-//! and scales. `model::arch` reads them from GGUF metadata; a new architecture is a new entry there, not a new loop. The
-//! engine executes the description and knows no architecture.
+//! Every architecture is the same list of layers with options: which norms, biases, rotary embedding, window,
+//! activation and scales. `model::arch` reads them from GGUF metadata; a new architecture is a new entry there, not a
+//! new loop. The engine executes the description and knows no architecture.
 //!
 //! Weights stay where the file has them: a [`Weight`] is a format, a shape and a range of the file's bytes.
 
@@ -200,7 +200,8 @@ impl Model {
         std::iter::once(&self.embedding).chain(head).chain(layers)
     }
 
-    /// Bytes of weights that decoding one token reads: every matrix once, of the embedding one row unless it is the head.
+    /// Bytes of weights that decoding one token reads: every matrix once, of the embedding one row unless it is the
+    /// head.
     pub fn bytes_read_per_step(&self) -> u64 {
         let tied = self.output == self.embedding;
         self.weights()

@@ -51,8 +51,8 @@ pub struct ChatMessage {
 
 /// How the next token is drawn from the model's distribution.
 ///
-/// Order: logit bias, repetition penalty, presence and frequency penalty, temperature, top-k, top-p, min-p. Top-p is a share of
-/// what top-k left; min-p compares with the likeliest token, so its place does not matter to top-k.
+/// Order: logit bias, repetition penalty, presence and frequency penalty, temperature, top-k, top-p, min-p. Top-p is a
+/// share of what top-k left; min-p compares with the likeliest token, so its place does not matter to top-k.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Divides the logits; 0 is greedy: the likeliest token, ties to the lowest id.

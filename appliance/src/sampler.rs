@@ -1,7 +1,7 @@
 //! From logits to the next token.
 //!
-//! Greedy needs one pass over the vocabulary. Otherwise the likeliest candidates are selected without sorting the rest: the
-//! window of candidates doubles until it holds what top-p asks for.
+//! Greedy needs one pass over the vocabulary. Otherwise the likeliest candidates are selected without sorting the rest:
+//! the window of candidates doubles until it holds what top-p asks for.
 
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
@@ -55,7 +55,8 @@ impl SamplerSpace {
 
     /// Draws the next token. The logits are changed in place.
     ///
-    /// Shapes: `logits` has one value for each token of the vocabulary. NaN counts as impossible; if nothing is possible, token 0.
+    /// Shapes: `logits` has one value for each token of the vocabulary. NaN counts as impossible; if nothing is
+    /// possible, token 0.
     pub fn draw(&mut self, logits: &mut [f32], drawing: &Drawing<'_>, rng: &mut Generator) -> u32 {
         assert_eq!(logits.len(), self.seen.len(), "one logit for each token");
         let sampling = drawing.sampling;
@@ -151,7 +152,8 @@ impl SamplerSpace {
         )
     }
 
-    /// Brings the candidates that survive top-k, top-p and min-p to the front, likeliest first; returns how many they are.
+    /// Brings the candidates that survive top-k, top-p and min-p to the front, likeliest first; returns how many they
+    /// are.
     fn most_likely(
         &mut self,
         top_k: usize,

@@ -4,8 +4,8 @@
 //! fills the rest with prompt chunks in order of admission. A request is admitted when a place and the blocks for its
 //! whole worst case (prompt and `tokens_max`) are free, so an admitted request never fails for memory.
 //!
-//! Calling order: `handle_submit` and `handle_cancel` at any time between steps; `plan` before a step; `handle_token` for
-//! each row of logits after it; `poll_event` until `None` after each of them.
+//! Calling order: `handle_submit` and `handle_cancel` at any time between steps; `plan` before a step; `handle_token`
+//! for each row of logits after it; `poll_event` until `None` after each of them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -240,8 +240,8 @@ impl Scheduler {
         }
     }
 
-    /// Writes the next step into `plan`; an empty plan means that there is nothing to do. Returns how many of its columns
-    /// are of prompts.
+    /// Writes the next step into `plan`; an empty plan means that there is nothing to do. Returns how many of its
+    /// columns are of prompts.
     pub fn plan(&mut self, now: Duration, plan: &mut StepPlan) -> usize {
         plan.clear();
         self.rows.clear();
@@ -355,7 +355,7 @@ impl Scheduler {
 
     /// Moves requests from the head of the queue to free places, while their worst case fits.
     fn admit(&mut self) {
-        if self.order.is_empty() {
+        if self.order.is_empty() && self.queue.is_empty() {
             self.drain.handle_idle();
         }
         while let Some(head) = self.queue.front() {

@@ -1,7 +1,7 @@
 //! The core of serving: scheduler, engine and samplers, driven by one synchronous thread.
 //!
-//! Calling order: `handle_submit` and `handle_cancel` with what came in, then `step` with a clock; `poll_event` until `None`
-//! after each. The thread that owns a `Station` decides when to sleep: `step` says whether there was work.
+//! Calling order: `handle_submit` and `handle_cancel` with what came in, then `step` with a clock; `poll_event` until
+//! `None` after each. The thread that owns a `Station` decides when to sleep: `step` says whether there was work.
 
 use std::time::Duration;
 

@@ -104,8 +104,8 @@ impl Tokenizer {
         Self::assemble(vocabulary, kinds, model, add_bos_default)
     }
 
-    /// The same, but text is cut as a Hugging Face `tokenizer.json` says, whatever the file's own pre-tokenizer is. Tokens,
-    /// their bytes and the special ids stay those of the model file.
+    /// The same, but text is cut as a Hugging Face `tokenizer.json` says, whatever the file's own pre-tokenizer is.
+    /// Tokens, their bytes and the special ids stay those of the model file.
     pub fn with_json(vocabulary: &Vocabulary, json: &str) -> Result<Tokenizer, VocabularyError> {
         let kinds = vocabulary.checked_kinds()?;
         let add_bos_default = match vocabulary.kind {

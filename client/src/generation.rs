@@ -40,8 +40,8 @@ pub struct Generation {
     ended: bool,
 }
 
-/// A request that is being sent. quinn ends a stream cleanly on drop, which would make half a Generate a violation, so a
-/// dropped upload is reset.
+/// A request that is being sent. quinn ends a stream cleanly on drop, which would make half a Generate a violation, so
+/// a dropped upload is reset.
 struct Upload {
     send: SendStream,
     whole: bool,

@@ -24,8 +24,8 @@ const STEPS: usize = COLUMN_GROUP / STEP;
 
 /// See `avx2::dot_codes`.
 ///
-/// `dpwssd` multiplies 16-bit codes and adds pairs to 32 bits. Lanes 0 to 7 then hold the first group of 16 and lanes 8 to
-/// 15 the second, which is where each group's scale is put.
+/// `dpwssd` multiplies 16-bit codes and adds pairs to 32 bits. Lanes 0 to 7 then hold the first group of 16 and lanes 8
+/// to 15 the second, which is where each group's scale is put.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) fn dot_codes<const R: usize, const C: usize>(
     w: &[PlaneRow<'_>; R],
@@ -47,8 +47,8 @@ pub(crate) fn dot_codes<const R: usize, const C: usize>(
         let mut parts = [[_mm512_setzero_ps(); R]; C];
         for step in group * STEPS..(group + 1) * STEPS {
             for r in 0..R {
-                // SAFETY: `step < groups · STEPS`, and each row holds 32 codes and two scales (eight bytes) for each, as
-                // asserted above.
+                // SAFETY: `step < groups · STEPS`, and each row holds 32 codes and two scales (eight bytes) for each,
+                // as asserted above.
                 let (codes, scales) = unsafe {
                     let codes = w[r].codes.as_ptr().add(step * STEP);
                     let scales = w[r].scales.as_ptr().add(step * 2);

@@ -1,8 +1,8 @@
 //! Arithmetic on slices: quantized matmul, attention, norms.
 //!
-//! The crate knows shapes, not models or requests. [`Kernels`] owns an instruction set ([`Isa`]) and a fixed [`Team`] of
-//! threads; its methods are the operations. Shapes are asserted where an operation starts, so the kernels below return
-//! nothing, and no operation allocates after [`Kernels::new`].
+//! The crate knows shapes, not models or requests. [`Kernels`] owns an instruction set ([`Isa`]) and a fixed [`Team`]
+//! of threads; its methods are the operations. Shapes are asserted where an operation starts, so the kernels below
+//! return nothing, and no operation allocates after [`Kernels::new`].
 //!
 //! ```text
 //!  ops        asserts shapes, splits work over the team, picks the instruction set

@@ -1,8 +1,8 @@
 //! Formats of weights, and what a block of each means.
 //!
-//! A row is a run of blocks; a block holds 32 or 256 weights as small integer codes with scales. Every format unpacks to
-//! one form, the *plane*: `weight = scale · code − min`, with an int8 code for each weight and an f32 scale and min for
-//! each group of 16. `scale` and `min` are exact products of what the block stores, so nothing is lost on the way.
+//! A row is a run of blocks; a block holds 32 or 256 weights as small integer codes with scales. Every format unpacks
+//! to one form, the *plane*: `weight = scale · code − min`, with an int8 code for each weight and an f32 scale and min
+//! for each group of 16. `scale` and `min` are exact products of what the block stores, so nothing is lost on the way.
 //!
 //! Layouts are those of GGUF files. Source: ggml-common.h and gguf-py/gguf/quants.py of llama.cpp.
 
@@ -221,8 +221,8 @@ fn dequantize_blocks(format: Format, row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Writes a row of weights in `format`, rounding to nearest after a short search for each group's scale. Good enough for
-/// demo models and tests; it knows nothing of importance matrices.
+/// Writes a row of weights in `format`, rounding to nearest after a short search for each group's scale. Good enough
+/// for demo models and tests; it knows nothing of importance matrices.
 ///
 /// **Shapes** `out`: `format.row_bytes(row.len())` bytes. Weights must be finite.
 pub fn quantize_row(format: Format, row: &[f32], out: &mut [u8]) {

@@ -1,7 +1,7 @@
 //! A team of threads, started once, that runs one job at a time together with its caller.
 //!
-//! A step of a small model is a few hundred jobs of 10 to 500 µs, so starting one should cost a microsecond, not a wake-up: idle
-//! workers spin for a while before they sleep.
+//! A step of a small model is a few hundred jobs of 10 to 500 µs, so starting one should cost a microsecond, not a
+//! wake-up: idle workers spin for a while before they sleep.
 //!
 //! ```text
 //!  caller    job := …; epoch += 1; wake sleepers; run its own share; wait until running = 0
@@ -24,7 +24,8 @@ use std::thread::JoinHandle;
 pub const THREADS_MAX: usize = 64;
 
 /// Turns of the spin loop before sleeping: meant as about 50 µs at 20 ns a `pause`; the length of a `pause` differs
-/// between processors and has not been measured. Longer burns power between tokens; shorter pays a wake-up for every job.
+/// between processors and has not been measured. Longer burns power between tokens; shorter pays a wake-up for every
+/// job.
 const SPINS: u32 = 2_500;
 
 /// Which core a worker may run on.
@@ -50,8 +51,8 @@ impl Worker {
     /// The caller alone, for work too small to share.
     pub const ALONE: Worker = Worker { index: 0, count: 1 };
 
-    /// This worker's part of `0..total`: contiguous, starting at a multiple of `multiple_of`, sizes within one multiple of
-    /// each other. The parts of all workers cover the whole once.
+    /// This worker's part of `0..total`: contiguous, starting at a multiple of `multiple_of`, sizes within one multiple
+    /// of each other. The parts of all workers cover the whole once.
     pub fn share(self, total: usize, multiple_of: usize) -> Range<usize> {
         assert!(multiple_of > 0);
         assert!(self.index < self.count);
@@ -77,7 +78,8 @@ struct Shared {
     quit: AtomicBool,
     /// Workers that have not finished the present job.
     running: AtomicUsize,
-    /// Written by the caller while nobody runs, read by workers between the change of `epoch` and their decrement of `running`.
+    /// Written by the caller while nobody runs, read by workers between the change of `epoch` and their decrement of
+    /// `running`.
     job: UnsafeCell<Option<*const Job>>,
     sleepers: AtomicUsize,
     caller_sleeps: AtomicBool,
@@ -86,8 +88,9 @@ struct Shared {
     done: Condvar,
 }
 
-// SAFETY: all fields but `job` are Sync. `job` is written only by `Team::run` (which has `&mut Team`) while `running` is
-// zero, and read by workers only after they acquired the `epoch` that was released after that write. The job is `Sync`.
+// SAFETY: all fields but `job` are Sync. `job` is written only by `Team::run` (which has `&mut Team`) while `running`
+// is zero, and read by workers only after they acquired the `epoch` that was released after that write. The job is
+// `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is dereferenced only while `Team::run` keeps the job borrowed.
 unsafe impl Send for Shared {}
@@ -149,10 +152,11 @@ impl Team {
         }
     }
 
-    /// Runs `job` once on each worker and returns when all are done. A panic on a worker thread aborts the process, since
-    /// half a result is no result; a panic on the caller is re-raised after the others finished.
+    /// Runs `job` once on each worker and returns when all are done. A panic on a worker thread aborts the process,
+    /// since half a result is no result; a panic on the caller is re-raised after the others finished.
     ///
-    /// Cost: two handshakes through a cache line while workers spin, a futex wake-up each when they sleep. No allocation.
+    /// Cost: two handshakes through a cache line while workers spin, a futex wake-up each when they sleep. No
+    /// allocation.
     pub fn run(&mut self, job: &(dyn Fn(Worker) + Sync)) {
         let count = self.threads();
         if count == 1 {
@@ -164,8 +168,8 @@ impl Team {
             0,
             "the previous job is over"
         );
-        // SAFETY: only the lifetime changes. No worker uses the pointer after `Finish` has seen `running` reach zero, which
-        // happens before this function returns or unwinds, while `job` is still borrowed.
+        // SAFETY: only the lifetime changes. No worker uses the pointer after `Finish` has seen `running` reach zero,
+        // which happens before this function returns or unwinds, while `job` is still borrowed.
         let job_static = unsafe {
             std::mem::transmute::<&(dyn Fn(Worker) + Sync), &'static (dyn Fn(Worker) + Sync)>(job)
         };
@@ -229,8 +233,8 @@ impl Drop for AbortOnPanic {
 }
 
 impl Shared {
-    /// Moves the epoch and wakes whoever sleeps. SeqCst on `epoch` and `sleepers` here and in `wait_past`: either we see
-    /// the sleeper, or it sees the new epoch.
+    /// Moves the epoch and wakes whoever sleeps. SeqCst on `epoch` and `sleepers` here and in `wait_past`: either we
+    /// see the sleeper, or it sees the new epoch.
     fn announce(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
@@ -286,8 +290,8 @@ impl Shared {
     }
 }
 
-/// Restricts the calling thread to the `index`-th core of those it may use. Pinning is a hint for speed: when the system
-/// refuses, the thread stays free and results are the same.
+/// Restricts the calling thread to the `index`-th core of those it may use. Pinning is a hint for speed: when the
+/// system refuses, the thread stays free and results are the same.
 #[cfg(target_os = "linux")]
 fn pin_to_core(index: usize) {
     // SAFETY: `cpu_set_t` is a plain bit set, for which all zeros is the empty set.

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use crate::server::Server;
 
-/// A virtual environment with the package, made once under the target folder. `None` is said aloud, and not allowed in CI.
+/// A virtual environment with the package, made once under the target folder. `None` is said aloud, and not allowed in
+/// CI.
 fn python() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("openai-sdk");
     let python = folder.join("bin/python");

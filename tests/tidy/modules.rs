@@ -37,7 +37,7 @@ fn targets(manifest: &File) -> Vec<PathBuf> {
     let sources = manifest.text.lines().filter_map(|line| {
         let value = line.trim().strip_prefix("path = \"")?;
         let path = value.split('"').next()?;
-        path.ends_with(".rs").then(|| folder.join(path))
+        path.ends_with(".rs").then(|| plain(&folder.join(path)))
     });
     found.extend(sources);
     found

@@ -19,8 +19,8 @@
 //!
 //! Every length, count, offset and type is checked before it is used ([`limits`]). Strings, arrays and tensor data
 //! are views of the file's bytes. Memory is taken for two tables only, once their counts are known to fit the bytes
-//! left in the file: at most five times the file, and never more than 10 MiB (both tested). Tensors may share data; nothing here
-//! writes to it.
+//! left in the file: at most five times the file, and never more than 10 MiB (both tested). Tensors may share data;
+//! nothing here writes to it.
 
 mod arrays;
 mod cursor;

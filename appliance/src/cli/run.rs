@@ -1,4 +1,5 @@
-//! `outstation run`: one prompt in this process; and the logits of a prompt as a file, for comparison with other engines.
+//! `outstation run`: one prompt in this process; and the logits of a prompt as a file, for comparison with other
+//! engines.
 
 use std::fs::File;
 use std::io::BufWriter;

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ServeArgs;
 use super::exit::{self, Failure};
@@ -38,6 +38,8 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
 
 async fn serve_with(config: Config) -> Result<(), Failure> {
     let started = Instant::now();
+    // Whoever reads that we are ready may stop us in the same instant.
+    let mut signals = Signals::catch()?;
     // An address in use is found before the model is loaded.
     let (udp, tcp) = bind(&config).await?;
     let loaded = load::model(&config.model)?;
@@ -78,7 +80,7 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     )?;
     tracing::info!(certificate = %certificate.display(), "ready");
 
-    wait_for_signal().await?;
+    signals.wait().await;
     tracing::info!("draining: no new requests, {DRAIN_MAX:?} for those that run");
     gateway.drain();
     quic.drain(DRAIN_MAX);
@@ -205,13 +207,25 @@ fn ask_flags(quic: SocketAddr) -> String {
     format!(" --url quic://{quic}")
 }
 
-async fn wait_for_signal() -> Result<(), Failure> {
-    let listen = |kind| signal(kind).map_err(|e| Failure::io("cannot wait for signals", e));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, caught from here on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Failure> {
+        let catch = |kind| signal(kind).map_err(|e| Failure::io("cannot wait for signals", e));
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! The engine thread: a plain synchronous loop that owns scheduler, KV pool, model and samplers.
 //!
-//! Two fixed rings connect it with the io thread: requests and cancellations in, events out. It sees token ids only, never
-//! text, and takes no lock. When there is nothing to do it parks; whoever puts something into its ring unparks it.
+//! Two fixed rings connect it with the io thread: requests and cancellations in, events out. It sees token ids only,
+//! never text, and takes no lock. When there is nothing to do it parks; whoever puts something into its ring unparks
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,8 +129,8 @@ impl<E: Engine> EngineLoop<E> {
                 .publish(self.station.occupancy(), self.station.totals());
             let blocked = self.requests.is_empty() || !self.has_room();
             if outcome == StepOutcome::Idle && blocked {
-                // An unpark between the check and here makes this return at once. Both rings' other ends unpark: who puts
-                // a request in, and who takes events out.
+                // An unpark between the check and here makes this return at once. Both rings' other ends unpark: who
+                // puts a request in, and who takes events out.
                 thread::park_timeout(IDLE_LOOK);
             }
         }

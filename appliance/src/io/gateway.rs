@@ -1,7 +1,8 @@
 //! Between protocols and engine: a request goes in, a stream of text comes out.
 //!
-//! Everything here runs on the io thread. One task, the dispatcher, owns the rings to the engine; handlers reach it through
-//! a bounded channel. Each request that is under way holds a reserved place in that channel, so its cancellation always fits.
+//! Everything here runs on the io thread. One task, the dispatcher, owns the rings to the engine; handlers reach it
+//! through a bounded channel. Each request that is under way holds a reserved place in that channel, so its
+//! cancellation always fits.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A client that goes away drops the body of its answer, that drops the generation, and that cancels the request.
-//! Bodies must say `application/json`: a web page may not send that to another origin without asking first, and we never agree.
+//! Bodies must say `application/json`: a web page may not send that to another origin without asking first, and we
+//! never agree.
 
 mod answer;
 mod api;

@@ -5,9 +5,9 @@
 //!                                                                    └─ a task per request ─▶ Gateway
 //! ```
 //!
-//! One task owns each connection and all of its requests: when it ends, for whatever reason, its requests are dropped, and a
-//! dropped request leaves the engine within one step. What one connection can make this side store is bounded by its
-//! windows, [`UPLOADS_MAX`] requests that are being read, and 4 KiB for each answer.
+//! One task owns each connection and all of its requests: when it ends, for whatever reason, its requests are dropped,
+//! and a dropped request leaves the engine within one step. What one connection can make this side store is bounded by
+//! its windows, [`UPLOADS_MAX`] requests that are being read, and 4 KiB for each answer.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -82,8 +82,8 @@ type Drain = Option<Duration>;
 impl Server {
     /// Listens on `socket`, on the current tokio runtime.
     ///
-    /// For IPv4 and IPv6 start two servers on sockets of their own: on one dual-stack socket quinn takes an IPv4 client that
-    /// changes its port for one that changed its address, and starts its round-trip time anew.
+    /// For IPv4 and IPv6 start two servers on sockets of their own: on one dual-stack socket quinn takes an IPv4 client
+    /// that changes its port for one that changed its address, and starts its round-trip time anew.
     pub fn start(
         socket: UdpSocket,
         identity: &Identity,
@@ -114,8 +114,8 @@ impl Server {
         self.endpoint.local_addr()
     }
 
-    /// Takes no new connections or requests, and says so to those that are there (P-19). Each connection closes when its
-    /// last request has ended. `limit` is what clients are told that running requests have.
+    /// Takes no new connections or requests, and says so to those that are there (P-19). Each connection closes when
+    /// its last request has ended. `limit` is what clients are told that running requests have.
     pub fn drain(&self, limit: Duration) {
         self.drain.send_replace(Some(limit));
     }
@@ -282,7 +282,8 @@ fn transport() -> TransportConfig {
         .send_window(SEND_WINDOW_BYTES)
         .datagram_receive_buffer_size(None)
         .crypto_buffer_size(16 << 10)
-        // After a change of address the round-trip time starts here; the default of 333 ms makes a lost packet cost 1 s.
+        // After a change of address the round-trip time starts here; the default of 333 ms makes a lost packet cost 1
+        // s.
         .initial_rtt(Duration::from_millis(100))
         // Small frames of many streams share packets.
         .send_fairness(false)

@@ -24,7 +24,8 @@ pub enum WeightsError {
     },
 }
 
-/// Maps a file read-only. Pages come in as they are touched and can be given back, so the map costs no memory of its own.
+/// Maps a file read-only. Pages come in as they are touched and can be given back, so the map costs no memory of its
+/// own.
 #[expect(
     unsafe_code,
     reason = "a map is the only way to serve weights larger than half of memory"
@@ -46,8 +47,9 @@ pub fn map(path: &Path) -> Result<Mmap, WeightsError> {
             path: path.to_owned(),
         });
     }
-    // SAFETY: the map is private and read-only, and nobody gets it as `&mut`. The callee's condition is that the file does
-    // not change underneath. Model files are put in place by rename and never written again (the OTA slots enforce that);
-    // whoever truncates a served model by hand ends this process with SIGBUS, which systemd answers with a restart.
+    // SAFETY: the map is private and read-only, and nobody gets it as `&mut`. The callee's condition is that the file
+    // does not change underneath. Model files are put in place by rename and never written again (the OTA slots enforce
+    // that); whoever truncates a served model by hand ends this process with SIGBUS, which systemd answers with a
+    // restart.
     unsafe { Mmap::map(&file) }.map_err(open)
 }

@@ -281,6 +281,6 @@ fn weight_of(tensor: &Tensor<'_>, rows: usize, cols: usize) -> Weight {
     }
 }
 
-/// Parts of names of tensors that may be left out: LongRoPE's divisors for the other context, and inverse frequencies that
-/// old conversions wrote beside the base that they follow from.
+/// Parts of names of tensors that may be left out: LongRoPE's divisors for the other context, and inverse frequencies
+/// that old conversions wrote beside the base that they follow from.
 const HARMLESS: [&str; 2] = ["rope_factors_", "attn_rot_embd"];

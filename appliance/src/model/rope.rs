@@ -16,8 +16,8 @@ pub(super) struct RopeBase {
 
 /// Reads the rotary dimension and scaling, and computes the frequency of each pair.
 ///
-/// Source: Su et al. 2021, eq. 15 (frequencies); Llama 3.1's reference code through `rope_freqs.weight` (divisors per pair);
-/// Ding et al. 2024, LongRoPE (long and short factors, magnitude); linear: positions are divided by the factor.
+/// Source: Su et al. 2021, eq. 15 (frequencies); Llama 3.1's reference code through `rope_freqs.weight` (divisors per
+/// pair); Ding et al. 2024, LongRoPE (long and short factors, magnitude); linear: positions are divided by the factor.
 pub(super) fn read(reader: &Reader<'_>, dims: &Dims, base: &RopeBase) -> Result<Rope, ModelError> {
     let head_dim = u32::try_from(dims.head_dim).expect("read as a u32");
     let rotary = reader.count_or("rope.dimension_count", head_dim, head_dim)?;
@@ -65,8 +65,8 @@ fn scale_linearly(reader: &Reader<'_>, inv_freq: &mut [f64]) -> Result<(), Model
     }
 }
 
-/// LongRoPE: the file has divisors for contexts up to and past the original one. Which set holds is fixed by the context
-/// that the model declares, so that a sequence never changes its frequencies while it grows.
+/// LongRoPE: the file has divisors for contexts up to and past the original one. Which set holds is fixed by the
+/// context that the model declares, so that a sequence never changes its frequencies while it grows.
 fn scale_long(reader: &Reader<'_>, dims: &Dims, inv_freq: &mut [f64]) -> Result<f32, ModelError> {
     let pairs = inv_freq.len();
     let original = reader.count_or(

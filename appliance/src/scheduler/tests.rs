@@ -121,24 +121,29 @@ fn a_full_queue_refuses_and_says_when() {
     let mut plan = StepPlan::new(8);
     s.handle_submit(ms(0), submission(1, 4, 1));
     step(&mut s, &mut plan, ms(0), 2);
-    s.handle_submit(ms(100), submission(2, 4, 1));
-    step(&mut s, &mut plan, ms(200), 2);
-    assert_eq!(
-        ended(&mut s),
-        [(1, Outcome::Length, 1), (2, Outcome::Length, 1)]
+    // An hour of nothing says nothing about the drain.
+    step(&mut s, &mut plan, ms(1), 2);
+    s.handle_submit(ms(3_600_000), submission(2, 4, 2));
+    step(&mut s, &mut plan, ms(3_600_000), 2);
+    s.handle_submit(ms(3_600_050), submission(3, 4, 1));
+    step(&mut s, &mut plan, ms(3_600_100), 2);
+    step(&mut s, &mut plan, ms(3_600_300), 2);
+    let served = [
+        (1, Outcome::Length, 1),
+        (2, Outcome::Length, 2),
+        (3, Outcome::Length, 1),
+    ];
+    assert_eq!(ended(&mut s), served);
+    s.handle_submit(ms(3_600_400), submission(4, 4, 9));
+    s.handle_submit(ms(3_600_400), submission(5, 4, 9));
+    let refused = (
+        5,
+        Outcome::Overloaded {
+            retry_after_ms: 200,
+        },
+        0,
     );
-    s.handle_submit(ms(300), submission(3, 4, 9));
-    s.handle_submit(ms(300), submission(4, 4, 9));
-    assert_eq!(
-        ended(&mut s),
-        [(
-            4,
-            Outcome::Overloaded {
-                retry_after_ms: 200
-            },
-            0
-        )]
-    );
+    assert_eq!(ended(&mut s), [refused]);
 }
 
 #[test]

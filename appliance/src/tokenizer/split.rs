@@ -17,8 +17,8 @@ pub enum PreTokenizer {
     Gpt2,
     /// Each digit alone, then GPT-2.
     DigitsGpt2,
-    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
-    /// words of the vocabulary taken whole, BOS in front.
+    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|
+    /// ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`, words of the vocabulary taken whole, BOS in front.
     Llama3,
     /// The same cuts without Llama 3's other two rules.
     Llama3Cuts,

@@ -96,7 +96,8 @@ pub(crate) fn rope_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// eˣ without a branch, to some 3 units in the last place (an estimate; the gates' tests hold 6) for x in −87..=88; beyond, the value at the nearer end. NaN stays.
+/// eˣ without a branch, to some 3 units in the last place (an estimate; the gates' tests hold 6) for x in −87..=88;
+/// beyond, the value at the nearer end. NaN stays.
 ///
 /// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2`; the Taylor polynomial of degree 7 leaves out `r⁸/8! < 6e-9`, and Horner's
 /// scheme with fused steps rounds to about 1.5 units. Source: Muller, "Elementary Functions", section 11.
@@ -133,7 +134,8 @@ pub(super) fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
-/// A column as 16-bit codes: `scale = max|x| / 32767` per 128 values, `code = round(x / scale)`, and `scale · Σ code` per 16.
+/// A column as 16-bit codes: `scale = max|x| / 32767` per 128 values, `code = round(x / scale)`, and `scale · Σ code`
+/// per 16.
 ///
 /// A group with a value that is not finite gets the scale NaN, so that the fault shows in every product.
 /// **Shapes** `codes`: padded to whole groups, which are zero past the end of `x`.

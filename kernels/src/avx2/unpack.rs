@@ -107,7 +107,8 @@ fn nibbles(bytes: &[u8; 16]) -> __m256i {
     _mm256_and_si256(both, _mm256_set1_epi8(15))
 }
 
-/// 16 in byte *i* where bit *i* is set: each byte of the word is spread over eight, and each of these tests its own bit.
+/// 16 in byte *i* where bit *i* is set: each byte of the word is spread over eight, and each of these tests its own
+/// bit.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn high_bits(high: [u8; 4]) -> __m256i {

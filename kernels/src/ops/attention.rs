@@ -61,7 +61,8 @@ pub struct KvSlot {
 /// Keys and values of one layer.
 ///
 /// Element *d* of head *h* at `(block, offset)` has index
-/// `((block · kv_heads + h) · block_positions + offset) · head_dim + d`: the positions of a head in a block are one run.
+/// `((block · kv_heads + h) · block_positions + offset) · head_dim + d`: the positions of a head in a block are one
+/// run.
 #[derive(Clone, Copy, Debug)]
 pub struct KvLayer<'a> {
     /// Keys.
@@ -140,8 +141,8 @@ impl Kernels {
         }
     }
 
-    /// `out = softmax(scale · q · kᵀ) · v` over the positions that each query sees: `0..=position`, or the last `window`
-    /// of these.
+    /// `out = softmax(scale · q · kᵀ) · v` over the positions that each query sees: `0..=position`, or the last
+    /// `window` of these.
     ///
     /// One worker computes one (column, KV head) over the whole sequence, in tiles of fixed positions, so bits depend
     /// neither on the batch nor on the threads.

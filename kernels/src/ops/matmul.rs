@@ -55,14 +55,14 @@ impl<'a> Matrix<'a> {
 /// Rows of a plane and columns of codes are padded with zeros to a multiple of this, so that SIMD loops have no tails.
 const PAD: usize = 128;
 
-/// Activations that share a scale. With 16-bit codes this could be the whole column, but for the few huge values that real
-/// models have: they blunt their neighbours only.
+/// Activations that share a scale. With 16-bit codes this could be the whole column, but for the few huge values that
+/// real models have: they blunt their neighbours only.
 pub(crate) const COLUMN_GROUP: usize = PAD;
 
 /// The activations that a matmul multiplies with: loaded once, used by every matrix with the same input.
 ///
-/// On SIMD instruction sets they are held twice: as f32 for float weights, and as 16-bit codes with one scale per 128. Eight bits, as
-/// other engines have it, would cost AVX2 as many instructions: see `docs/kernels.md`.
+/// On SIMD instruction sets they are held twice: as f32 for float weights, and as 16-bit codes with one scale per 128.
+/// Eight bits, as other engines have it, would cost AVX2 as many instructions: see `docs/kernels.md`.
 pub struct Activations {
     columns_max: usize,
     cols_max: usize,
@@ -272,7 +272,8 @@ impl Kernels {
         assert_eq!(w.cols, x.cols, "inner dimensions agree");
         assert_eq!(y.len(), x.columns * w.rows);
         let isa = self.isa;
-        // Some eight pieces a worker even out their speeds; the last worker then idles for an eighth of a share at most.
+        // Some eight pieces a worker even out their speeds; the last worker then idles for an eighth of a share at
+        // most.
         let piece = w
             .rows
             .div_ceil(8 * self.team.threads())

@@ -38,13 +38,13 @@ pub fn random_row(format: Format, seed: u64, std: f32, out: &mut [u8]) {
     }
 }
 
-/// Random codes everywhere, then a fixed header in each block. The divisor of `std` is the deviation of a block's weights
-/// at d = 1: sqrt((n² − 1) / 12) for n equally likely codes, times the fixed group scale.
+/// Random codes everywhere, then a fixed header in each block. The divisor of `std` is the deviation of a block's
+/// weights at d = 1: sqrt((n² − 1) / 12) for n equally likely codes, times the fixed group scale.
 fn random_blocks(format: Format, random: &mut SplitMix, std: f32, out: &mut [u8]) {
     random.fill(out);
     let half = |x: f32| f16::from_f32(x).to_le_bytes();
-    // All eight scales 32 and all eight mins 32, in the packing of Q4_K: 32 is bit 5 of the low fields, and bits 4 and 5
-    // of the high fields sit in the two top bits of bytes 0..8.
+    // All eight scales 32 and all eight mins 32, in the packing of Q4_K: 32 is bit 5 of the low fields, and bits 4 and
+    // 5 of the high fields sit in the two top bits of bytes 0..8.
     let packed_32 = [0xa0, 0xa0, 0xa0, 0xa0, 0xa0, 0xa0, 0xa0, 0xa0, 0, 0, 0, 0];
     match format {
         Format::Q4_0 => set(out, |b: &mut BlockQ4_0| b.d = half(std / 4.610)),

@@ -49,7 +49,8 @@ fn read_again(role: StreamRole, frame: &Frame) {
         tokens.seq = 0; // this reader has seen none
     }
     let Ok(bytes) = frame.to_bytes() else {
-        // Longer than allowed only where the input spent fewer bytes on the same: repeated or non-minimal fields do not.
+        // Longer than allowed only where the input spent fewer bytes on the same: repeated or non-minimal fields do
+        // not.
         panic!("a frame that was read is too big to write: {frame:?}");
     };
     reader.push(&bytes);

@@ -7,11 +7,11 @@ use super::{
 
 /// Reads the frames of one stream, and holds its writer to the order of its role.
 ///
-/// Calling order: [`push`](Self::push) what came, [`poll_frame`](Self::poll_frame) until it gives `None`, repeat; at the
-/// end of the stream [`finish`](Self::finish) once. After an error every call gives the same error.
+/// Calling order: [`push`](Self::push) what came, [`poll_frame`](Self::poll_frame) until it gives `None`, repeat; at
+/// the end of the stream [`finish`](Self::finish) once. After an error every call gives the same error.
 ///
-/// Memory: what was pushed and not yet polled, plus at most one frame that is not whole. A frame that is too long or out
-/// of order is refused by its header (P-7), before more of it is taken.
+/// Memory: what was pushed and not yet polled, plus at most one frame that is not whole. A frame that is too long or
+/// out of order is refused by its header (P-7), before more of it is taken.
 #[derive(Debug)]
 pub struct FrameReader {
     order: Order,

@@ -228,8 +228,8 @@ async fn with_request_id<B: Backend>(
     response
 }
 
-/// Refuses a `Host` that is a name of somebody else's: a web page whose name was made to point at 127.0.0.1 (DNS rebinding)
-/// would otherwise be of the same origin as a box that needs no credentials.
+/// Refuses a `Host` that is a name of somebody else's: a web page whose name was made to point at 127.0.0.1 (DNS
+/// rebinding) would otherwise be of the same origin as a box that needs no credentials.
 async fn from_this_machine(request: Request, next: Next) -> Response {
     let host = request
         .headers()

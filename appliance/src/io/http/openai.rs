@@ -5,7 +5,8 @@
 //! request is refused with the nearest name. `null` always means that the field is not there.
 //!
 //! The body is read in one pass, straight into its final form: no tree of values, so memory stays in proportion to
-//! the body. Source: OpenAI's API reference; names that only vLLM has (`top_k`, `ignore_eos`, …) mean what they mean there.
+//! the body. Source: OpenAI's API reference; names that only vLLM has (`top_k`, `ignore_eos`, …) mean what they mean
+//! there.
 
 mod field;
 mod inert;

@@ -199,12 +199,12 @@ fn hide(line: &mut String, before: &str, after: &str) {
 }
 
 fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
 }
 
 fn post(path: &str, body: &str) -> String {
     format!(
-        "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -388,7 +388,7 @@ fn what_is_not_json_is_refused_with_its_place() {
         {"error":{"code":"unsupported_media_type","message":"send the body as JSON, with the header `content-type: application/json`","param":null,"type":"invalid_request_error"}}"#]],
     );
     let huge = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n",
         BODY_BYTES_MAX + 1
     );
@@ -488,7 +488,10 @@ fn models_and_health() {
 #[test]
 fn a_request_id_comes_back() {
     let id = |id: &str| {
-        let request = get("/health").replace("host: a", &format!("host: a\r\nx-request-id: {id}"));
+        let request = get("/health").replace(
+            "host: localhost",
+            &format!("host: localhost\r\nx-request-id: {id}"),
+        );
         run(exchange(&request))
             .lines()
             .find(|line| line.starts_with("x-request-id"))

@@ -1,7 +1,7 @@
 //! One request from its first byte to the last of its answer.
 //!
-//! The client may leave at any time (P-17): every wait here is raced with `SendStream::stopped`, so that a cancellation is
-//! seen before the first token, too.
+//! The client may leave at any time (P-17): every wait here is raced with `SendStream::stopped`, so that a cancellation
+//! is seen before the first token, too.
 
 use std::time::Duration;
 
@@ -87,7 +87,8 @@ async fn converse(
     })
 }
 
-/// The sending half. quinn ends a stream cleanly on drop, which would make a broken answer look whole, so this one resets it.
+/// The sending half. quinn ends a stream cleanly on drop, which would make a broken answer look whole, so this one
+/// resets it.
 struct Answer {
     send: SendStream,
     open: bool,
@@ -158,7 +159,8 @@ impl Answer {
         }
     }
 
-    /// Ends the stream cleanly and waits until all of it has arrived: a connection that closes before would lose the rest.
+    /// Ends the stream cleanly and waits until all of it has arrived: a connection that closes before would lose the
+    /// rest.
     async fn finish(&mut self) -> Outcome {
         let _ = self.send.finish();
         self.open = false;

@@ -17,8 +17,8 @@ const READ_BYTES_MAX: usize = 4096;
 
 /// Serves both control streams; returns only when the connection must end.
 ///
-/// No write here is ever cut in two, as the loop waits for each to end. A client that does not read its control stream gets no
-/// further Pong, and hurts itself alone.
+/// No write here is ever cut in two, as the loop waits for each to end. A client that does not read its control stream
+/// gets no further Pong, and hurts itself alone.
 pub(super) async fn run(
     connection: &Connection,
     hello: Hello,

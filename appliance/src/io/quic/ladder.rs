@@ -13,7 +13,8 @@ pub(super) enum Step {
     Ignore,
 }
 
-/// Unvalidated clients must prove their address from here on. Spoofed packets can hold this many handshakes for 5 s each.
+/// Unvalidated clients must prove their address from here on. Spoofed packets can hold this many handshakes for 5 s
+/// each.
 const RETRY_HANDSHAKES: u32 = 16;
 /// More handshakes at once are not begun: about 0.1 s of a core for signatures on a small one.
 const IGNORE_HANDSHAKES: u32 = 64;

@@ -1,5 +1,5 @@
-//! The server against `outstation-client`, and against peers that break the rules. The engine is simulated: it draws `a`,
-//! and with a gate it takes a step only when the test says so.
+//! The server against `outstation-client`, and against peers that break the rules. The engine is simulated: it draws
+//! `a`, and with a gate it takes a step only when the test says so.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;

@@ -18,8 +18,8 @@ fn gates() -> Vec<f32> {
     x
 }
 
-/// Rounding: f32 sums of n squares in 16 lanes are off by at most `(n/16 + 1) · 2⁻²⁴` in relative terms, the root halves
-/// that, and three more roundings follow.
+/// Rounding: f32 sums of n squares in 16 lanes are off by at most `(n/16 + 1) · 2⁻²⁴` in relative terms, the root
+/// halves that, and three more roundings follow.
 #[test]
 fn rms_norm_is_near_the_oracle() {
     let mut oracle = kernels(Isa::Portable, 1).unwrap();
@@ -54,8 +54,8 @@ fn rms_norm_by_hand() {
     }
 }
 
-/// exp is good to 3 units, and an addition, a division and a product follow: 6 · 2⁻²³ in relative terms. GELU's argument
-/// has four roundings, which exp multiplies with its size; below −87 both give numbers too small to matter.
+/// exp is good to 3 units, and an addition, a division and a product follow: 6 · 2⁻²³ in relative terms. GELU's
+/// argument has four roundings, which exp multiplies with its size; below −87 both give numbers too small to matter.
 #[test]
 fn gates_are_near_the_oracle() {
     let mut oracle = kernels(Isa::Portable, 1).unwrap();
