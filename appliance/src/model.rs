@@ -16,6 +16,7 @@ mod load;
 mod rope;
 
 pub use load::ModelError;
+pub(crate) use load::format_of;
 
 /// A decoder, complete but for the bytes of its weights.
 #[derive(Debug)]

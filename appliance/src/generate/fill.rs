@@ -6,8 +6,7 @@ use std::num::NonZero;
 use std::sync::Mutex;
 use std::thread;
 
-use outstation_kernels::quant::{Format, random_row};
-use outstation_wire::gguf::TensorType;
+use outstation_kernels::quant::random_row;
 
 use super::plan::{Fill, Plan, TensorPlan};
 
@@ -99,7 +98,7 @@ impl Chunk<'_> {
         let row_bytes = row_bytes(self.tensor);
         out.resize(self.rows * row_bytes, 0);
         let seed = seed_of(model_seed, &self.tensor.name, self.first_row);
-        let format = format_of(self.tensor.kind);
+        let format = crate::model::format_of(self.tensor.kind);
         match &self.tensor.fill {
             Fill::Vector { mean, deviation } => fill_vector(seed, *mean, *deviation, out),
             Fill::Matrix { deviation } => random_row(format, seed, *deviation, out),
@@ -153,26 +152,6 @@ fn row_bytes(tensor: &TensorPlan) -> usize {
         .bytes(tensor.dims[0])
         .expect("rows of whole quant blocks");
     usize::try_from(bytes).expect("a row fits memory")
-}
-
-const fn format_of(kind: TensorType) -> Format {
-    match kind {
-        TensorType::F32 => Format::F32,
-        TensorType::F16 => Format::F16,
-        TensorType::Bf16 => Format::Bf16,
-        TensorType::Q4_0 => Format::Q4_0,
-        TensorType::Q4_1 => Format::Q4_1,
-        TensorType::Q5_0 => Format::Q5_0,
-        TensorType::Q5_1 => Format::Q5_1,
-        TensorType::Q8_0 => Format::Q8_0,
-        TensorType::Q2K => Format::Q2K,
-        TensorType::Q3K => Format::Q3K,
-        TensorType::Q4K => Format::Q4K,
-        TensorType::Q5K => Format::Q5K,
-        TensorType::Q6K => Format::Q6K,
-        TensorType::Iq4Nl => Format::Iq4Nl,
-        TensorType::Iq4Xs => Format::Iq4Xs,
-    }
 }
 
 fn pad(out: &mut impl io::Write, bytes: u64) -> io::Result<()> {

@@ -91,7 +91,7 @@ pub enum ModelError {
 }
 
 /// The kernels' name of a tensor type.
-pub(super) fn format_of(kind: TensorType) -> Format {
+pub(crate) fn format_of(kind: TensorType) -> Format {
     match kind {
         TensorType::F32 => Format::F32,
         TensorType::F16 => Format::F16,

@@ -1,0 +1,112 @@
+//! An engine without a model: it remembers what was written where, and answers from the whole history.
+//!
+//! ```text
+//! cache   [block][offset] → whose, which position, which token
+//! logits  hash(vocabulary entry, hash(token at 0, …, token at p)), read back through the block tables
+//! ```
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use outstation::engine::{Engine, PlanColumn, StepPlan};
+use outstation::kv::{BlockTables, KvBlock};
+use outstation::limits::KV_BLOCK_POSITIONS;
+use outstation::sampler::splitmix;
+
+use crate::truth::Truth;
+
+/// The fake model. Two engines with one `model` give the same answers.
+#[derive(Debug)]
+pub(crate) struct SimEngine {
+    truth: Rc<RefCell<Truth>>,
+    model: u64,
+    vocabulary: u32,
+    cache: Box<[Option<Cell>]>,
+    /// `[rows, vocabulary]`, row-major.
+    logits: Vec<f32>,
+}
+
+/// What a column left in the cache. A real one depends on everything before it, so its owner and position count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cell {
+    request: usize,
+    position: u32,
+    token: u32,
+}
+
+impl SimEngine {
+    pub(crate) fn new(truth: Rc<RefCell<Truth>>, model: u64, vocabulary: u32) -> Self {
+        let positions = truth.borrow().limits.kv_blocks * KV_BLOCK_POSITIONS;
+        Self {
+            truth,
+            model,
+            vocabulary,
+            cache: vec![None; positions as usize].into_boxed_slice(),
+            logits: Vec::new(),
+        }
+    }
+
+    fn place(block: KvBlock, offset: u32) -> usize {
+        (block * KV_BLOCK_POSITIONS + offset) as usize
+    }
+
+    fn write(&mut self, truth: &Truth, column: &PlanColumn, tables: BlockTables<'_>) {
+        let (block, offset) = tables.locate(column.sequence, column.position);
+        self.cache[Self::place(block, offset)] = Some(Cell {
+            request: truth.request_in(column.sequence),
+            position: column.position,
+            token: column.token,
+        });
+    }
+
+    /// Walks the sequence as attention does, and makes a row of logits from what lies there.
+    fn attend(&mut self, truth: &Truth, column: &PlanColumn, tables: BlockTables<'_>) {
+        let request = truth.request_in(column.sequence);
+        let mut hash = self.model;
+        for position in 0..=column.position {
+            let (block, offset) = tables.locate(column.sequence, position);
+            let cell = self.cache[Self::place(block, offset)];
+            let real = Cell {
+                request,
+                position,
+                token: truth.token_at(request, position),
+            };
+            assert_eq!(
+                cell,
+                Some(real),
+                "block {block} offset {offset} has what its sequence wrote"
+            );
+            hash = splitmix(hash ^ u64::from(real.token));
+        }
+        for token in 0..self.vocabulary {
+            let bits = splitmix(hash ^ splitmix(u64::from(token))) >> 48;
+            self.logits.push(bits as f32 / 8192.0 - 4.0);
+        }
+    }
+}
+
+impl Engine for SimEngine {
+    fn vocabulary(&self) -> u32 {
+        self.vocabulary
+    }
+
+    fn step(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
+        let shared = Rc::clone(&self.truth);
+        let mut truth = shared.borrow_mut();
+        truth.check_tables(tables);
+        truth.check_plan(plan);
+        for column in plan.columns() {
+            self.write(&truth, column, tables);
+        }
+        self.logits.clear();
+        for column in plan.columns().iter().filter(|column| column.logits) {
+            self.attend(&truth, column, tables);
+        }
+        truth.spend_step(plan.columns().len());
+    }
+
+    fn logits(&mut self, row: usize) -> &mut [f32] {
+        let width = self.vocabulary as usize;
+        &mut self.logits[row * width..(row + 1) * width]
+    }
+}

@@ -1,0 +1,215 @@
+//! The real station, its fake engine and its checker, called as the engine thread calls it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use outstation::request::{RequestId, Submission};
+use outstation::scheduler::{Outcome, SchedulerLimits};
+use outstation::station::{Station, StepOutcome};
+
+use crate::engine::SimEngine;
+use crate::events::Call;
+use crate::random::Random;
+use crate::tally::Tally;
+use crate::traffic::Traffic;
+use crate::truth::{Phase, Truth};
+
+/// A station under test.
+#[derive(Debug)]
+pub(crate) struct Simulation {
+    station: Station<SimEngine>,
+    truth: Rc<RefCell<Truth>>,
+}
+
+impl Simulation {
+    fn new(traffic: &Traffic, limits: SchedulerLimits, columns: usize, noise: Random) -> Self {
+        let truth = Rc::new(RefCell::new(Truth::new(limits.clone(), columns, noise)));
+        let engine = SimEngine::new(Rc::clone(&truth), traffic.model, traffic.vocabulary);
+        Self {
+            station: Station::new(limits, columns, engine),
+            truth,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.truth.borrow().now
+    }
+
+    fn requests(&self) -> usize {
+        self.truth.borrow().requests.len()
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let call = Call::Submit(self.requests());
+        self.truth.borrow_mut().note_submit(submission.clone());
+        let now = self.now();
+        self.station.handle_submit(now, Box::new(submission));
+        self.hear(call);
+    }
+
+    fn cancel(&mut self, id: u64) {
+        let now = self.now();
+        self.station.handle_cancel(now, RequestId(id));
+        self.hear(Call::Cancel(id));
+    }
+
+    fn step(&mut self) -> StepOutcome {
+        let truth = Rc::clone(&self.truth);
+        let began = self.now();
+        truth.borrow_mut().step_began = began;
+        let outcome = self.station.step(&mut || truth.borrow().now);
+        self.hear(Call::Step);
+        let truth = self.truth.borrow();
+        let idle = outcome == StepOutcome::Idle;
+        assert!(!idle || truth.live.is_empty(), "idle with {:?}", truth.live);
+        let totals = self.station.totals();
+        assert_eq!(totals.generated_tokens, truth.logits_rows, "tokens drawn");
+        assert_eq!(
+            totals.prompt_tokens, truth.prompt_columns,
+            "prompt tokens run"
+        );
+        outcome
+    }
+
+    /// Polls until nothing more is said, and checks the state behind it.
+    fn hear(&mut self, call: Call) {
+        let mut truth = self.truth.borrow_mut();
+        let mut events = 0;
+        while let Some(event) = self.station.poll_event() {
+            events += 1;
+            truth.check_event(call, event);
+        }
+        assert!(
+            events <= self.station.events_per_call_max(),
+            "{events} events of one call"
+        );
+        truth.check_answered(call);
+        self.station.assert_whole();
+        truth.check_occupancy(self.station.occupancy());
+    }
+
+    /// Steps until nobody lives; each request needs at most a step for each of its positions.
+    fn settle(&mut self) {
+        let bound: u32 = {
+            let truth = self.truth.borrow();
+            let live = truth.live.iter();
+            live.map(|&id| truth.requests[id].steps_max()).sum()
+        };
+        for _ in 0..bound {
+            if self.step() == StepOutcome::Idle {
+                break;
+            }
+        }
+        let outcome = self.step();
+        assert_eq!(
+            outcome,
+            StepOutcome::Idle,
+            "all is over after {bound} steps"
+        );
+        let occupancy = self.station.occupancy();
+        assert_eq!(
+            occupancy.kv_blocks_free, occupancy.kv_blocks,
+            "all blocks are free"
+        );
+        for (id, request) in self.truth.borrow().requests.iter().enumerate() {
+            assert!(
+                matches!(request.phase, Phase::Ended(_)),
+                "request {id} never ended"
+            );
+        }
+    }
+}
+
+/// Lives through one seed.
+pub(crate) fn run(seed: u64, tally: &mut Tally) {
+    let mut random = Random::new(seed);
+    let traffic = Traffic::new(&mut random);
+    let noise = Random::new(random.any());
+    let limits = traffic.limits.clone();
+    let mut simulation = Simulation::new(&traffic, limits, traffic.step_columns_max, noise);
+    let mut next_arrival = Duration::ZERO;
+    for _ in 0..traffic.turns {
+        if next_arrival <= simulation.now() {
+            for _ in 0..traffic.crowd(&mut random) {
+                let id = simulation.requests() as u64;
+                simulation.submit(traffic.submission(&mut random, id));
+            }
+            next_arrival += traffic.interval(&mut random);
+        }
+        if random.chance(traffic.cancels_percent) {
+            cancel_somebody(&mut simulation, &mut random, tally);
+        }
+        if simulation.step() == StepOutcome::Idle {
+            let mut truth = simulation.truth.borrow_mut();
+            truth.now = truth.now.max(next_arrival);
+        }
+    }
+    simulation.settle();
+    tally.count_truth(&simulation.truth.borrow());
+    check_alone(&simulation.truth.borrow(), &traffic, &mut random);
+}
+
+/// Cancels a request that lives, or any that ever was, or one that never was; sometimes twice.
+fn cancel_somebody(simulation: &mut Simulation, random: &mut Random, tally: &mut Tally) {
+    let id = {
+        let truth = simulation.truth.borrow();
+        let requests = truth.requests.len() as u64;
+        match random.between(0, 9) {
+            0 => requests + random.any() % 3,
+            1 | 2 if requests > 0 => random.any() % requests,
+            _ if !truth.live.is_empty() => random.pick(&truth.live) as u64,
+            _ => u64::MAX,
+        }
+    };
+    let times = if random.chance(20) { 2 } else { 1 };
+    for _ in 0..times {
+        tally.count_cancel(&simulation.truth.borrow(), id);
+        simulation.cancel(id);
+    }
+}
+
+/// Each stream has the tokens that its request gets alone in an empty station, with steps of another size.
+fn check_alone(crowd: &Truth, traffic: &Traffic, random: &mut Random) {
+    let limits = SchedulerLimits {
+        sequences_max: 1,
+        queue_requests_max: 1,
+        ..traffic.limits.clone()
+    };
+    let began = |phase| !matches!(phase, Phase::Ended(Outcome::Overloaded { .. }));
+    for (id, request) in crowd.requests.iter().enumerate() {
+        let whole = matches!(request.phase, Phase::Ended(Outcome::Stop | Outcome::Length));
+        if !began(request.phase) || (!whole && request.tokens.is_empty()) {
+            continue;
+        }
+        let columns = random.pick(&[1, 3, 16, 256]);
+        let noise = Random::new(random.any());
+        let mut alone = Simulation::new(traffic, limits.clone(), columns, noise);
+        alone.submit(Submission {
+            id: RequestId(0),
+            ..request.submission.clone()
+        });
+        alone.settle();
+        let truth = alone.truth.borrow();
+        let [same] = &truth.requests[..] else {
+            panic!("one request was submitted")
+        };
+        if whole {
+            assert_eq!(
+                request.phase, same.phase,
+                "request {id} ends as it does alone"
+            );
+            assert_eq!(
+                request.tokens, same.tokens,
+                "request {id} among others and alone"
+            );
+        } else {
+            assert!(
+                same.tokens.starts_with(&request.tokens),
+                "request {id} until its cancel, and alone: {:?}, {:?}",
+                request.tokens,
+                same.tokens
+            );
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the seeds together have lived through: a simulation in which nothing happens finds nothing.
+
+use outstation::scheduler::Outcome;
+
+use crate::truth::{Phase, Truth};
+
+/// How often each thing happened.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    requests: u64,
+    tokens: u64,
+    ended_by_stop: u64,
+    ended_by_length: u64,
+    refused: u64,
+    cancelled_waiting: u64,
+    cancelled_admitted: u64,
+    cancelled_in_prompt: u64,
+    cancelled_in_decode: u64,
+    cancelled_after_end: u64,
+    cancelled_unknown: u64,
+    steps_waiting_for_blocks: u64,
+}
+
+impl Tally {
+    /// Counts a cancel that is about to come.
+    pub(crate) fn count_cancel(&mut self, truth: &Truth, id: u64) {
+        let request = usize::try_from(id)
+            .ok()
+            .and_then(|id| truth.requests.get(id));
+        let counter = match request {
+            None => &mut self.cancelled_unknown,
+            Some(request) => match request.phase {
+                Phase::Ended(_) => &mut self.cancelled_after_end,
+                _ if request.fed >= request.prompt_tokens() => &mut self.cancelled_in_decode,
+                _ if request.fed > 0 => &mut self.cancelled_in_prompt,
+                _ if request.admitted => &mut self.cancelled_admitted,
+                _ => &mut self.cancelled_waiting,
+            },
+        };
+        *counter += 1;
+    }
+
+    /// Counts a world that is over.
+    pub(crate) fn count_truth(&mut self, truth: &Truth) {
+        self.steps_waiting_for_blocks += truth.waits_for_blocks;
+        for request in &truth.requests {
+            self.requests += 1;
+            self.tokens += request.tokens.len() as u64;
+            match request.phase {
+                Phase::Ended(Outcome::Stop) => self.ended_by_stop += 1,
+                Phase::Ended(Outcome::Length) => self.ended_by_length += 1,
+                Phase::Ended(Outcome::Overloaded { .. }) => self.refused += 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// Everything that the simulation is for has happened.
+    pub(crate) fn assert_all_happened(&self) {
+        let counts = [
+            self.ended_by_stop,
+            self.ended_by_length,
+            self.refused,
+            self.cancelled_waiting,
+            self.cancelled_admitted,
+            self.cancelled_in_prompt,
+            self.cancelled_in_decode,
+            self.cancelled_after_end,
+            self.cancelled_unknown,
+            self.steps_waiting_for_blocks,
+        ];
+        assert!(counts.iter().all(|&count| count > 0), "{self:#?}");
+    }
+}

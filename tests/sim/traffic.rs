@@ -1,0 +1,136 @@
+//! What a seed makes of the world: the size of the box, who comes, what they ask for.
+
+use std::time::Duration;
+
+use outstation::kv::blocks_for;
+use outstation::request::{
+    GenerateRequest, Prompt, RequestId, RequestLimits, Sampling, Submission,
+};
+use outstation::scheduler::SchedulerLimits;
+
+use crate::random::Random;
+
+/// A box and its neighbourhood.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    pub(crate) limits: SchedulerLimits,
+    pub(crate) step_columns_max: usize,
+    pub(crate) vocabulary: u32,
+    /// Seed of the fake model.
+    pub(crate) model: u64,
+    /// Turns before the world calms down.
+    pub(crate) turns: u32,
+    /// Cancels in a hundred turns.
+    pub(crate) cancels_percent: u32,
+    /// Longest time between two arrivals.
+    interval_max: Duration,
+    /// Arrivals in a hundred that bring a crowd.
+    bursts_percent: u32,
+}
+
+impl Traffic {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let sequences_max = random.between(1, 6);
+        let context_tokens_max = random.between(8, 200);
+        let whole = blocks_for(context_tokens_max);
+        let vocabulary = random.between(4, 48);
+        let first_end = random.between(0, vocabulary - 1);
+        let mut end_tokens = vec![first_end];
+        if random.chance(40) {
+            end_tokens.push((first_end + 1) % vocabulary);
+        }
+        let columns_spare = random.pick(&[0, 0, 1, 5, 31, 64, 256]);
+        Self {
+            limits: SchedulerLimits {
+                sequences_max,
+                queue_requests_max: random.between(1, 8),
+                context_tokens_max,
+                // From one sequence at a time to everybody at once.
+                kv_blocks: random.between(whole, whole * sequences_max),
+                end_tokens: end_tokens.into_boxed_slice(),
+            },
+            step_columns_max: (sequences_max + columns_spare) as usize,
+            vocabulary,
+            model: random.any(),
+            turns: random.between(20, 250),
+            cancels_percent: random.pick(&[0, 3, 10, 40]),
+            interval_max: Duration::from_millis(random.pick(&[2, 20, 60, 200])),
+            bursts_percent: random.pick(&[0, 5, 20]),
+        }
+    }
+
+    /// Time until somebody comes.
+    pub(crate) fn interval(&self, random: &mut Random) -> Duration {
+        self.interval_max * random.between(0, 1000) / 1000
+    }
+
+    /// How many come at once.
+    pub(crate) fn crowd(&self, random: &mut Random) -> u32 {
+        if random.chance(self.bursts_percent) {
+            return random.between(2, 2 * self.limits.queue_requests_max + 1);
+        }
+        1
+    }
+
+    /// What somebody asks for; it passes the checks of the door.
+    pub(crate) fn submission(&self, random: &mut Random, id: u64) -> Submission {
+        let context = self.limits.context_tokens_max;
+        let prompt_tokens_max = random.pick(&[1, 8, 40, context - 1]).min(context - 1);
+        let prompt_tokens = random.between(1, prompt_tokens_max);
+        let prompt: Vec<u32> = (0..prompt_tokens)
+            .map(|_| random.between(0, self.vocabulary - 1))
+            .collect();
+        let room = context - prompt_tokens;
+        // Answers are short, middling, or as long as the context lets them be.
+        let tokens_cap = random.pick(&[1, 6, 30, 64, room]).min(room);
+        let tokens_max = random.between(1, tokens_cap);
+        let min_tokens = if random.chance(25) {
+            random.between(0, tokens_max)
+        } else {
+            0
+        };
+        let unlimited = random.chance(3);
+        let request = GenerateRequest {
+            model: None,
+            prompt: Prompt::Ids(prompt.clone()),
+            max_tokens: (!unlimited).then_some(tokens_max),
+            min_tokens,
+            ignore_eos: random.chance(25),
+            sampling: self.sampling(random),
+            stop: Vec::new(),
+        };
+        let limits = RequestLimits {
+            context_tokens_max: context,
+            vocabulary: self.vocabulary,
+        };
+        request.check(&limits).expect("a legal request");
+        request
+            .submission(RequestId(id), prompt, random.any(), &limits)
+            .expect("a legal request")
+    }
+
+    fn sampling(&self, random: &mut Random) -> Sampling {
+        if random.chance(50) {
+            return Sampling::greedy();
+        }
+        let mut sampling = Sampling {
+            temperature: random.pick(&[0.0, 0.2, 1.0, 1.0, 3.0]),
+            top_k: random.pick(&[0, 0, 1, 5]),
+            top_p: random.pick(&[1.0, 1.0, 0.9, 0.3]),
+            min_p: random.pick(&[0.0, 0.0, 0.1]),
+            ..Sampling::default()
+        };
+        if random.chance(30) {
+            sampling.repetition_penalty = random.real(0.8, 1.5);
+            sampling.presence_penalty = random.real(-1.0, 2.0);
+            sampling.frequency_penalty = random.real(-0.5, 1.0);
+        }
+        if random.chance(20) {
+            let bias = random.pick(&[-100.0, -2.0, 3.0, 100.0]);
+            sampling.logit_bias = vec![(random.between(0, self.vocabulary - 1), bias)];
+            // The end of sequence itself: always as soon as allowed, or never.
+            sampling.logit_bias.push((self.limits.end_tokens[0], bias));
+        }
+        sampling
+    }
+}
