@@ -1,7 +1,7 @@
 //! What the station must be doing, kept in the simplest way that could be right.
 //!
-//! Every accepted request that has not ended is `live`, in order of arrival. Because admission is first come, first served,
-//! the admitted ones are a prefix of it:
+//! Every accepted request that has not ended is `live`, in order of arrival. Because admission is first come, first
+//! served, the admitted ones are a prefix of it:
 //!
 //! ```text
 //! live   [decodes][decodes][in its prompt][admitted, not begun] | [waits][waits]
