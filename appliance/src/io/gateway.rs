@@ -215,7 +215,7 @@ impl Gateway {
             started: None,
             first_token: None,
             queue: Duration::ZERO,
-            finished: None,
+            ending: Ending::Open,
             _place: place,
         };
         generation.wait_for_place().await?;
@@ -353,9 +353,18 @@ pub struct Generation {
     started: Option<Instant>,
     first_token: Option<Instant>,
     queue: Duration,
-    /// What `next` returns before it returns `None` forever.
-    finished: Option<Option<Piece>>,
+    ending: Ending,
     _place: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// How far an answer is from its end.
+enum Ending {
+    /// The engine has more to say.
+    Open,
+    /// One piece is left.
+    Last(Piece),
+    /// Nothing comes any more.
+    Over,
 }
 
 impl Generation {
@@ -366,8 +375,11 @@ impl Generation {
 
     /// The next piece; `None` after `Done` or `Failed`.
     pub async fn next(&mut self) -> Option<Piece> {
-        if let Some(last) = &mut self.finished {
-            return last.take();
+        if !matches!(self.ending, Ending::Open) {
+            return match std::mem::replace(&mut self.ending, Ending::Over) {
+                Ending::Last(piece) => Some(piece),
+                Ending::Open | Ending::Over => None,
+            };
         }
         match self.events.recv().await {
             Some(Event::Accepted { .. }) => unreachable!("taken by submit"),
@@ -384,7 +396,7 @@ impl Generation {
                 ..
             }) => Some(self.end(outcome, usage, timings)),
             None => {
-                self.finished = Some(None);
+                self.ending = Ending::Over;
                 Some(Piece::Failed(Refusal::plain(
                     RefusalKind::SlowConsumer,
                     format!(
@@ -447,7 +459,7 @@ impl Generation {
                     if let Piece::Text { text: rest, .. } = last {
                         text.push_str(&rest);
                     } else {
-                        self.finished = Some(Some(last));
+                        self.ending = Ending::Last(last);
                     }
                     break;
                 }
@@ -479,10 +491,10 @@ impl Generation {
         let held_back = self.stop.push(&self.decoder.finish());
         let text = held_back.emit + &self.stop.finish();
         if text.is_empty() {
-            self.finished = Some(None);
+            self.ending = Ending::Over;
             return done;
         }
-        self.finished = Some(Some(done));
+        self.ending = Ending::Last(done);
         Piece::Text {
             text,
             token_ids: Vec::new(),
@@ -514,7 +526,7 @@ impl Generation {
             usage,
             timings,
         };
-        self.finished = Some(Some(done));
+        self.ending = Ending::Last(done);
     }
 }
 

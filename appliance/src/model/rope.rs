@@ -53,7 +53,9 @@ fn scale_linearly(reader: &Reader<'_>, inv_freq: &mut [f64]) -> Result<(), Model
         None | Some("none" | "longrope") => Ok(()),
         Some("linear") => {
             let factor = f64::from(reader.positive_or("rope.scaling.factor", 1.0)?);
-            inv_freq.iter_mut().for_each(|f| *f /= factor);
+            for frequency in inv_freq {
+                *frequency /= factor;
+            }
             Ok(())
         }
         Some(other) => Err(ModelError::Unsupported {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
+use std::fmt::Write as _;
+
 use expect_test::{Expect, expect};
 
 use super::*;
@@ -37,21 +39,18 @@ fn check_all(endpoint: Endpoint, bodies: &[&str], expected: &Expect) {
 
 /// Adds one field to a good chat body.
 fn with(fields: &[&str]) -> String {
-    fields
-        .iter()
-        .map(|field| {
-            let body = format!(r#"{{"messages": [{{"role": "user", "content": "hi"}}], {field}}}"#);
-            let shown = show(Endpoint::Chat, &body);
-            let plain = show(
-                Endpoint::Chat,
-                r#"{"messages": [{"role": "user", "content": "hi"}]}"#,
-            );
-            format!(
-                "{field} => {}\n",
-                if shown == plain { "accepted" } else { &shown }
-            )
-        })
-        .collect()
+    let plain = show(
+        Endpoint::Chat,
+        r#"{"messages": [{"role": "user", "content": "hi"}]}"#,
+    );
+    let mut lines = String::new();
+    for field in fields {
+        let body = format!(r#"{{"messages": [{{"role": "user", "content": "hi"}}], {field}}}"#);
+        let shown = show(Endpoint::Chat, &body);
+        let verdict = if shown == plain { "accepted" } else { &shown };
+        writeln!(lines, "{field} => {verdict}").expect("a String takes all");
+    }
+    lines
 }
 
 #[test]
