@@ -21,6 +21,9 @@ pub const STEP_COLUMNS_MAX: u32 = 4096;
 /// Bytes of one request's prompt or message list, over any transport. 4 MiB of text is about a million tokens.
 pub const PROMPT_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of a `tokenizer.json`. Gemma 3's, the largest that we know of, has 33 MB; parsing takes several times its size.
+pub const TOKENIZER_JSON_BYTES_MAX: usize = 64 << 20;
+
 /// Stop strings of one request: what OpenAI's API allows.
 pub const STOP_STRINGS_MAX: usize = 4;
 

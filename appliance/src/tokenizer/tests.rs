@@ -34,7 +34,7 @@ fn read(file: &str) -> Option<Vec<u8>> {
     bytes
 }
 
-fn vocabulary(name: &str) -> Option<Vocabulary> {
+pub(super) fn vocabulary(name: &str) -> Option<Vocabulary> {
     let bytes = read(&format!("ggml-vocab-{name}.gguf"))?;
     let gguf = Gguf::parse(&bytes).expect("a vocabulary of llama.cpp");
     Some(Vocabulary::from_gguf(&gguf).expect("a vocabulary of llama.cpp"))
@@ -44,7 +44,7 @@ fn tokenizer(name: &str) -> Option<Tokenizer> {
     vocabulary(name).map(|vocabulary| Tokenizer::new(&vocabulary).expect("a good vocabulary"))
 }
 
-fn golden_texts(name: &str) -> Vec<String> {
+pub(super) fn golden_texts(name: &str) -> Vec<String> {
     let input = read(&format!("ggml-vocab-{name}.gguf.inp")).unwrap_or_default();
     let input = String::from_utf8(input).expect("UTF-8");
     let separator = "\n__ggml_vocab_test__\n";
@@ -52,21 +52,23 @@ fn golden_texts(name: &str) -> Vec<String> {
     input.split(separator).map(str::to_owned).collect()
 }
 
+pub(super) fn golden_ids(name: &str) -> Vec<Vec<u32>> {
+    let ids = read(&format!("ggml-vocab-{name}.gguf.out")).expect("beside the texts");
+    let ids = String::from_utf8(ids).expect("UTF-8");
+    let ids_of = |line: &str| {
+        line.split_whitespace()
+            .map(|id| id.parse().expect("an id"))
+            .collect()
+    };
+    ids.lines().map(ids_of).collect()
+}
+
 fn golden(name: &str) {
     let Some(tokenizer) = tokenizer(name) else {
         return;
     };
     let texts = golden_texts(name);
-    let ids = read(&format!("ggml-vocab-{name}.gguf.out")).expect("beside the texts");
-    let ids = String::from_utf8(ids).expect("UTF-8");
-    let ids: Vec<Vec<u32>> = ids
-        .lines()
-        .map(|line| {
-            line.split_whitespace()
-                .map(|id| id.parse().expect("an id"))
-                .collect()
-        })
-        .collect();
+    let ids = golden_ids(name);
     assert!(texts.len() > 40, "{} texts", texts.len());
     assert_eq!(texts.len(), ids.len());
     for (text, wanted) in texts.iter().zip(&ids) {
@@ -97,7 +99,7 @@ fn golden_qwen2() {
 }
 
 /// Text with words, digits, runs of spaces, line ends, contractions, and characters from everywhere.
-fn noise(random: &mut Pcg64Mcg) -> String {
+pub(super) fn noise(random: &mut Pcg64Mcg) -> String {
     let mut text = String::new();
     for _ in 0..random.next_u32() % 60 {
         match random.next_u32() % 9 {
