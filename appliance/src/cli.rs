@@ -145,6 +145,8 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Long prompts are tokenized there, beside an engine that wants the cores.
+        .max_blocking_threads(2)
         .build()
         .map_err(|e| Failure::io("cannot start the io thread", e))
 }

@@ -205,12 +205,16 @@ impl Config {
             serving.connections_max,
             limits::CONNECTIONS_MAX,
         )?;
-        if let Some(context) = serving.context_tokens_max {
-            within(
-                "serving.context_tokens_max",
-                context,
-                limits::CONTEXT_POSITIONS_MAX,
-            )?;
+        if let Some(context) = serving.context_tokens_max
+            && !(2..=limits::CONTEXT_POSITIONS_MAX).contains(&context)
+        {
+            // A prompt has a token, and an answer has one.
+            return Err(ConfigError::Range {
+                key: "serving.context_tokens_max",
+                value: context.into(),
+                min: 2,
+                max: limits::CONTEXT_POSITIONS_MAX.into(),
+            });
         }
         if let Some(threads) = self.engine.threads {
             within("engine.threads", threads.into(), limits::THREADS_MAX)?;

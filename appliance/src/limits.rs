@@ -24,6 +24,9 @@ pub const PROMPT_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a message's role.
 pub const ROLE_BYTES_MAX: usize = 32;
 
+/// Bytes of a `tokenizer.json`. Gemma 3's, the largest that we know of, has 33 MB; parsing takes several times that.
+pub const TOKENIZER_JSON_BYTES_MAX: usize = 64 << 20;
+
 /// Stop strings of one request: what OpenAI's API allows.
 pub const STOP_STRINGS_MAX: usize = 4;
 

@@ -5,9 +5,9 @@
 //! whole text by score. Ids must be those that the model was trained with, or quality drops without any error,
 //! so llama.cpp's golden files are the tests.
 //!
-//! Text from users never becomes a control token: only [`Special::Parse`], meant for rendered chat templates,
-//! reads `<|im_end|>` as one, and [`Tokenizer::shield`] keeps what users said inside a template plain text.
-//! User-defined tokens (ordinary text with an id of its own) are read in both modes.
+//! Text in a chat never becomes a control token: only [`Special::Parse`], meant for rendered chat templates and for
+//! prompts that an app wrote by hand, reads `<|im_end|>` as one, and [`Tokenizer::shield`] keeps what users said inside
+//! a template plain text. User-defined tokens (ordinary text with an id of its own) are read in both modes.
 
 mod decode;
 mod json;
@@ -28,6 +28,7 @@ use tokenizers::Model as _;
 use tokenizers::models::bpe::{BPE, Vocab};
 
 pub use decode::Decoder;
+use json::{JsonModel, Place};
 use piece::PieceMerger;
 use special::{Fragment, SpecialTokens};
 pub use split::PreTokenizer;
@@ -86,11 +87,7 @@ enum Model {
         letters: Box<[char; 256]>,
     },
     Pieces(PieceMerger),
-    /// A `tokenizer.json`, and what stands for text that it cannot cut.
-    Json {
-        cutter: Box<tokenizers::Tokenizer>,
-        unknown: Option<u32>,
-    },
+    Json(Box<JsonModel>),
 }
 
 impl Tokenizer {
@@ -101,24 +98,29 @@ impl Tokenizer {
             VocabularyKind::Bpe => build_bpe(vocabulary, &kinds)?,
             VocabularyKind::Spm => (Model::Pieces(PieceMerger::new(vocabulary, &kinds)?), true),
         };
-        Self::assemble(vocabulary, kinds, model, add_bos_default)
+        Tokenizer::assemble(vocabulary, kinds, model, add_bos_default)
     }
 
-    /// The same, but text is cut as a Hugging Face `tokenizer.json` says, whatever the file's own pre-tokenizer is.
-    /// Tokens, their bytes and the special ids stay those of the model file.
+    /// Like [`Self::new`], but plain text is cut as the model's `tokenizer.json` says, whose tokens must be the same.
+    ///
+    /// All that is not cutting stays with the model file: control tokens, what decoding prints, and which tokens go
+    /// in front and behind. The file's pre-tokenizer may be one that we do not know.
     pub fn with_json(vocabulary: &Vocabulary, json: &str) -> Result<Tokenizer, VocabularyError> {
         let kinds = vocabulary.checked_kinds()?;
+        let model = Model::Json(Box::new(JsonModel::new(vocabulary, &kinds, json)?));
         let add_bos_default = match vocabulary.kind {
             VocabularyKind::Bpe => {
                 PreTokenizer::from_name(&vocabulary.pre).is_ok_and(PreTokenizer::adds_bos)
             }
             VocabularyKind::Spm => true,
         };
-        let model = Model::Json {
-            cutter: Box::new(json::read(json, vocabulary, &kinds)?),
-            unknown: vocabulary.unk,
-        };
-        Self::assemble(vocabulary, kinds, model, add_bos_default)
+        let mut tokenizer = Tokenizer::assemble(vocabulary, kinds, model, add_bos_default)?;
+        // Decoding takes away the space that encoding puts in front; only a trial tells whether it does.
+        let mut ids = Vec::new();
+        tokenizer.encode_plain("a", Place::First, &mut ids);
+        let first = ids.first().map_or(&[][..], |&id| tokenizer.raw_bytes(id));
+        tokenizer.add_space_prefix = first.starts_with(b" ");
+        Ok(tokenizer)
     }
 
     fn assemble(
@@ -167,7 +169,7 @@ impl Tokenizer {
             ids.extend(self.bos);
         }
         let at_start = ids.len();
-        let mut after_special = true;
+        let mut place = Place::First;
         for fragment in self.specials.fragments(text, special) {
             match fragment {
                 Fragment::Text(text) => {
@@ -175,16 +177,15 @@ impl Tokenizer {
                         Special::Parse => without_shield(text),
                         Special::Plain => Cow::Borrowed(text),
                     };
-                    self.encode_plain(&text, after_special, &mut ids);
-                    after_special = false;
+                    self.encode_plain(&text, place, &mut ids);
                 }
                 Fragment::Token(id) => {
                     if !(ids.len() == at_start && at_start == 1 && Some(id) == self.bos) {
                         ids.push(id);
                     }
-                    after_special = true;
                 }
             }
+            place = Place::Inside;
         }
         if bos == Bos::Add && self.add_eos && ids.last() != self.eos.as_ref() {
             ids.extend(self.eos);
@@ -215,7 +216,7 @@ impl Tokenizer {
         Cow::Owned(shielded)
     }
 
-    fn encode_plain(&self, text: &str, after_special: bool, ids: &mut Vec<u32>) {
+    fn encode_plain(&self, text: &str, place: Place, ids: &mut Vec<u32>) {
         match &self.model {
             Model::Bytes {
                 splitter,
@@ -233,17 +234,11 @@ impl Tokenizer {
                 });
             }
             Model::Pieces(merger) => {
-                let prefix = if self.add_space_prefix && after_special {
-                    "▁"
-                } else {
-                    ""
-                };
+                // Two fragments of text never meet: before each is a token or nothing.
+                let prefix = if self.add_space_prefix { "▁" } else { "" };
                 merger.merge(&format!("{prefix}{}", text.replace(' ', "▁")), ids);
             }
-            Model::Json { cutter, unknown } => match cutter.encode_fast(text, false) {
-                Ok(encoding) => ids.extend(encoding.get_ids()),
-                Err(_) => ids.extend(unknown),
-            },
+            Model::Json(model) => model.encode(text, place, ids),
         }
     }
 
@@ -360,16 +355,7 @@ fn build_bpe(
     }
     let mut merges = Vec::with_capacity(vocabulary.merges.len());
     for (index, merge) in vocabulary.merges.iter().enumerate() {
-        // The first letter may itself be a space in vocabularies that are not byte-level.
-        let after_first = merge.chars().next().map_or(0, char::len_utf8);
-        let Some(space) = merge[after_first..].find(' ') else {
-            return Err(VocabularyError::BadMerge {
-                index,
-                merge: merge.clone(),
-            });
-        };
-        let (left, right) = merge.split_at(after_first + space);
-        merges.push((left.to_owned(), right[1..].to_owned()));
+        merges.push(split_merge(index, merge)?);
     }
     // No cache: its entries are thread-local, outlive the model and grow by 8 KiB for each odd word sent to us.
     let bpe = BPE::builder()
@@ -386,6 +372,20 @@ fn build_bpe(
         letters,
     };
     Ok((model, pre.adds_bos()))
+}
+
+/// The two parts of a merge that is written as a line.
+fn split_merge(index: usize, merge: &str) -> Result<(String, String), VocabularyError> {
+    // The first letter may itself be a space in vocabularies that are not byte-level.
+    let after_first = merge.chars().next().map_or(0, char::len_utf8);
+    let Some(space) = merge[after_first..].find(' ') else {
+        return Err(VocabularyError::BadMerge {
+            index,
+            merge: merge.to_owned(),
+        });
+    };
+    let (left, right) = merge.split_at(after_first + space);
+    Ok((left.to_owned(), right[1..].to_owned()))
 }
 
 /// What each token prints, as one run of bytes with the ends of the tokens.

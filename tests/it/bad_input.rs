@@ -71,7 +71,7 @@ fn a_flipped_byte_in_the_header_is_survived() {
     }
     assert!(load(&whole).is_some(), "the file itself loads");
     assert!(
-        loaded > 00,
+        loaded > 10,
         "a changed name of a token is still a model: {loaded}"
     );
 }
@@ -115,6 +115,7 @@ fn wrong_arguments_end_with_64() {
     for arguments in [
         &["serve", "--colour"][..],
         &["run"],
+        &["run", "--prompt", "x", "--threads", "0"],
         &["bench", "--shape", "llama9-900b"],
     ] {
         let output = run(arguments);

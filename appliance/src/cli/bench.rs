@@ -59,7 +59,7 @@ pub(super) struct BenchArgs {
     #[arg(long, default_value_t = 3, value_name = "N")]
     repeat: usize,
     /// Threads.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
     /// Instruction set: portable, avx2 or avx512.
     #[arg(long, value_name = "ISA")]

@@ -1,5 +1,7 @@
 //! From a model file to what serving needs.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use outstation_kernels::isa::{self, Isa};
@@ -11,9 +13,10 @@ use crate::budget::{Budget, FileSizes};
 use crate::config::{ByteSize, Config, ModelConfig};
 use crate::engine::cpu::ModelBytes;
 use crate::io::weights;
+use crate::limits::TOKENIZER_JSON_BYTES_MAX;
 use crate::model::Model;
 use crate::template::ChatTemplate;
-use crate::tokenizer::{Tokenizer, Vocabulary};
+use crate::tokenizer::{Tokenizer, Vocabulary, VocabularyError};
 
 /// Seed of the demo model.
 pub(super) const DEMO_SEED: u64 = 1;
@@ -59,33 +62,52 @@ fn read_text(path: &Path) -> Result<String, Failure> {
         .map_err(|e| Failure::io(format!("cannot read {}", path.display()), e))
 }
 
+/// The `tokenizer.json` that lies beside the model file, if there is one. Not read past the limit, at which the
+/// tokenizer refuses it.
+fn json_beside(config: &ModelConfig) -> Result<Option<String>, Failure> {
+    let Some(path) = &config.file else {
+        return Ok(None);
+    };
+    let path = path.with_file_name("tokenizer.json");
+    let failed = |e| Failure::io(format!("cannot read {}", path.display()), e);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(TOKENIZER_JSON_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() > TOKENIZER_JSON_BYTES_MAX {
+        return Err(VocabularyError::JsonBytes { bytes: bytes.len() }.into());
+    }
+    String::from_utf8(bytes).map(Some).map_err(|e| {
+        Failure::new(
+            exit::BAD_INPUT,
+            format!("{} is not UTF-8: {e}", path.display()),
+        )
+    })
+}
+
+fn build_tokenizer(vocabulary: &Vocabulary, json: Option<&str>) -> Result<Tokenizer, Failure> {
+    Ok(match json {
+        Some(json) => Tokenizer::with_json(vocabulary, json)?,
+        None => Tokenizer::new(vocabulary)?,
+    })
+}
+
 /// Only the tokenizer: the file needs no tensors.
 pub(super) fn tokenizer(config: &ModelConfig) -> Result<Tokenizer, Failure> {
     let json = json_beside(config)?;
     let build = |file: &[u8]| -> Result<Tokenizer, Failure> {
         let gguf = Gguf::parse(file)?;
-        cut_by(&Vocabulary::from_gguf(&gguf)?, json.as_deref())
+        build_tokenizer(&Vocabulary::from_gguf(&gguf)?, json.as_deref())
     };
     match &config.file {
         None => build(&crate::generate::demo(DEMO_SEED)),
         Some(path) => build(&weights::map(path)?).map_err(|f| f.at(path.display())),
     }
-}
-
-/// A `tokenizer.json` in the model's folder says how to cut text.
-fn json_beside(config: &ModelConfig) -> Result<Option<String>, Failure> {
-    let folder = config.file.as_deref().and_then(Path::parent);
-    match folder.map(|folder| folder.join("tokenizer.json")) {
-        Some(path) if path.exists() => read_text(&path).map(Some),
-        _ => Ok(None),
-    }
-}
-
-fn cut_by(vocabulary: &Vocabulary, json: Option<&str>) -> Result<Tokenizer, Failure> {
-    Ok(match json {
-        Some(json) => Tokenizer::with_json(vocabulary, json)?,
-        None => Tokenizer::new(vocabulary)?,
-    })
 }
 
 fn parse(
@@ -98,7 +120,7 @@ fn parse(
     let gguf = Gguf::parse(file)?;
     let model = Model::from_gguf(&gguf)?;
     let vocabulary = Vocabulary::from_gguf(&gguf)?;
-    let tokenizer = cut_by(&vocabulary, tokenizer_json)?;
+    let tokenizer = build_tokenizer(&vocabulary, tokenizer_json)?;
     if tokenizer.vocab_size() != model.dims.vocabulary as usize {
         return Err(Failure::new(
             exit::BAD_INPUT,

@@ -53,7 +53,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
     /// Threads.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
     /// One JSON object instead of text.
     #[arg(long)]
@@ -162,7 +162,7 @@ fn show(args: &RunArgs, piece: &str) -> Result<(), Failure> {
 
 fn submission(args: &RunArgs, loaded: &Loaded) -> Result<Submission, Failure> {
     let prompt = match (&args.prompt, &args.ids) {
-        (Some(text), _) => loaded.tokenizer.encode(text, Special::Plain, Bos::Add),
+        (Some(text), _) => loaded.tokenizer.encode(text, Special::Parse, Bos::Add),
         (None, Some(ids)) => ids.clone(),
         (None, None) => return Err(Failure::new(exit::USAGE, "give --prompt or --ids")),
     };

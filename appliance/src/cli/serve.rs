@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -38,8 +39,6 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
 
 async fn serve_with(config: Config) -> Result<(), Failure> {
     let started = Instant::now();
-    // Whoever reads that we are ready may stop us in the same instant.
-    let mut signals = Signals::catch()?;
     // An address in use is found before the model is loaded.
     let (udp, tcp) = bind(&config).await?;
     let loaded = load::model(&config.model)?;
@@ -67,8 +66,21 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     let quic = quic::Server::start(udp, &identity, gateway.clone(), limits)
         .map_err(|e| Failure::new(exit::IO, e.to_string()))?;
     let http = http::Server::start(tcp, gateway.clone());
+    // Until here a signal ends the process as it always does; who reads that we are ready may stop us in the same
+    // instant.
+    let mut signals = Signals::catch()?;
     while !gateway.ready() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        if dispatching.is_finished() {
+            return Err(Failure::new(
+                exit::IO,
+                "the engine ended before its first token",
+            ));
+        }
+        let next_look = tokio::time::sleep(Duration::from_millis(1));
+        tokio::select! {
+            () = signals.wait() => return Ok(()),
+            () = next_look => {}
+        }
     }
     announce(
         &name,
@@ -77,7 +89,7 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
         quic_address,
         http_address,
         started.elapsed(),
-    )?;
+    );
     tracing::info!(certificate = %certificate.display(), "ready");
 
     signals.wait().await;
@@ -175,29 +187,35 @@ fn announce(
     quic: SocketAddr,
     http: SocketAddr,
     took: Duration,
-) -> Result<(), Failure> {
-    super::show(&format!(
-        "outstation serves `{name}`, ready after {:.2} s\n",
+) {
+    // Nobody may be reading: a box serves all the same.
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(
+        out,
+        "outstation serves `{name}`, ready after {:.2} s",
         took.as_secs_f64()
-    ))?;
+    );
     if demo {
-        super::show(&format!(
-            "  (the demo model: random weights from seed {}, it babbles; say --model FILE.gguf for a real one)\n",
+        let _ = writeln!(
+            out,
+            "  (the demo model: random weights from seed {}, it babbles; say --model FILE.gguf for a real one)",
             load::DEMO_SEED
-        ))?;
+        );
     }
-    super::show(&format!(
-        "  QUIC {quic} · HTTP http://{http} · {} of {} planned\n",
+    let _ = writeln!(
+        out,
+        "  QUIC {quic} · HTTP http://{http} · {} of {} planned",
         crate::config::ByteSize(budget.total_bytes),
         crate::config::ByteSize(budget.limit_bytes)
-    ))?;
-    super::show("try:\n")?;
-    super::show(&format!("  outstation ask{} \"hello\"\n", ask_flags(quic)))?;
-    super::show(&format!(
+    );
+    let _ = writeln!(out, "try:");
+    let _ = writeln!(out, "  outstation ask{} \"hello\"", ask_flags(quic));
+    let _ = writeln!(
+        out,
         "  curl -N http://{http}/v1/chat/completions -H 'content-type: application/json' \\\n    \
-         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}],\"max_tokens\":32,\"stream\":true}}'\n"
-    ))?;
-    Ok(())
+         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}],\"max_tokens\":32,\"stream\":true}}'"
+    );
+    let _ = out.flush();
 }
 
 fn ask_flags(quic: SocketAddr) -> String {

@@ -22,7 +22,12 @@ pub(super) struct StatusArgs {
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let runtime = super::runtime()?;
-    let text = runtime.block_on(get(args.http, "/status"))?;
+    let silent = |_| {
+        let message = format!("{} did not answer within {ANSWER_MAX:?}", args.http);
+        Failure::new(exit::UNAVAILABLE, message)
+    };
+    let asked = async { tokio::time::timeout(ANSWER_MAX, get(args.http, "/status")).await };
+    let text = runtime.block_on(asked).map_err(silent)??;
     if args.json {
         super::show(&format!("{text}\n"))?;
         return Ok(());
@@ -45,6 +50,9 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// A box that does not say how it is within this is not well.
+const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// One GET over HTTP/1.1; the answer is a few hundred bytes.
 async fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {

@@ -29,6 +29,10 @@ fn ranges_and_contradictions_are_named() {
         ],
     );
     check(
+        |c| c.serving.context_tokens_max = Some(1),
+        expect!["`serving.context_tokens_max` is 1: it must be from 2 to 1048576"],
+    );
+    check(
         |c| c.engine.threads = Some(65),
         expect!["`engine.threads` is 65: it must be from 1 to 64"],
     );

@@ -51,15 +51,16 @@ impl Board {
     }
 
     pub(super) fn publish(&self, occupancy: Occupancy, totals: StepTotals) {
-        let put = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Relaxed);
-        put(&self.sequences, u64::from(occupancy.sequences));
-        put(&self.queued, u64::from(occupancy.queued));
+        let put = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Release);
         put(&self.kv_blocks_free, u64::from(occupancy.kv_blocks_free));
         put(&self.kv_blocks, u64::from(occupancy.kv_blocks));
         put(&self.steps, totals.steps);
         put(&self.prompt_tokens, totals.prompt_tokens);
         put(&self.generated_tokens, totals.generated_tokens);
         put(&self.busy_us, micros(totals.busy));
+        // Last, and read first: who sees that nobody runs sees the blocks that came back.
+        put(&self.queued, u64::from(occupancy.queued));
+        put(&self.sequences, u64::from(occupancy.sequences));
     }
 
     /// Whether a token was really decoded since start.
@@ -69,7 +70,7 @@ impl Board {
 
     /// The numbers of the last step.
     pub fn read(&self) -> BoardReading {
-        let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        let get = |cell: &AtomicU64| cell.load(Ordering::Acquire);
         BoardReading {
             ready: self.ready(),
             sequences: get(&self.sequences),

@@ -110,6 +110,7 @@ impl Gateway {
             engine,
             commands: receiver,
             routes: HashMap::new(),
+            lost: Vec::new(),
             ended,
         };
         (
@@ -555,6 +556,8 @@ pub struct Dispatcher {
     engine: EngineHandle,
     commands: mpsc::Receiver<Command>,
     routes: HashMap<RequestId, mpsc::Sender<Event>>,
+    /// Requests whose readers fell behind, and of which the engine must hear. At most as many as there are routes.
+    lost: Vec<RequestId>,
     ended: Arc<Notify>,
 }
 
@@ -605,17 +608,27 @@ impl Dispatcher {
                 | Event::Token { id, .. } => (*id, false),
                 Event::Ended { submission, .. } => (submission.id, true),
             };
-            // A stream that is full or gone is left alone: its reader finds the channel closed, its drop cancels.
+            // The reader of a stream that is full finds its channel closed; the engine is told to stop drawing for it.
             let lost = match self.routes.get(&id) {
                 Some(route) => route.try_send(event).is_err(),
                 None => false,
             };
+            if lost && !last {
+                self.lost.push(id);
+            }
             if lost || last {
                 self.routes.remove(&id);
             }
             if last {
                 self.ended.notify_waiters();
             }
+        }
+        while let Some(&id) = self.lost.last() {
+            if self.engine.requests.try_push(ToEngine::Cancel(id)).is_err() {
+                // The ring is full: the engine rings when it has taken some, and this is tried again.
+                break;
+            }
+            self.lost.pop();
         }
         if engine_waits {
             self.engine.wake();

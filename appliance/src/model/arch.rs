@@ -154,7 +154,7 @@ fn read_as(reader: &Reader<'_>, architecture: &Architecture) -> Result<Model, Mo
             .collect::<Result<_, _>>()?,
         output_norm: reader.vector("output_norm.weight", dims.hidden)?,
         output,
-        norm_eps: reader.positive_or("attention.layer_norm_rms_epsilon", 1e-5)?,
+        norm_eps: reader.positive("attention.layer_norm_rms_epsilon")?,
         dims,
     })
 }
@@ -181,6 +181,13 @@ fn read_dims(reader: &Reader<'_>) -> Result<Dims, ModelError> {
     let ffn = reader.count("feed_forward_length", WIDTH_MAX)?;
     let vocabulary = vocabulary(reader)?;
     let context = reader.count("context_length", u32::MAX)?;
+    if context < 2 {
+        return Err(ModelError::BadValue {
+            key: reader.key("context_length"),
+            value: context.to_string(),
+            why: "a prompt has a token, and an answer has one".into(),
+        });
+    }
     Ok(Dims {
         hidden: hidden as usize,
         heads: heads as usize,

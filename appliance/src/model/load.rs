@@ -1,6 +1,6 @@
 //! Typed access to a model file: tensors with the shapes that the description asks for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use outstation_kernels::quant::Format;
@@ -117,6 +117,9 @@ pub(super) struct Reader<'a> {
     pub(super) architecture: &'a str,
     /// Tensors that were read. A tensor that nobody reads means that the model is another one than we compute.
     used: RefCell<HashSet<&'a str>>,
+    /// Bytes of vectors that were copied out of the file, which are at most as many as the file has.
+    copied_bytes: Cell<u64>,
+    file_bytes: u64,
 }
 
 impl<'a> Reader<'a> {
@@ -125,6 +128,13 @@ impl<'a> Reader<'a> {
             gguf,
             architecture,
             used: RefCell::default(),
+            copied_bytes: Cell::new(0),
+            file_bytes: gguf
+                .tensors()
+                .iter()
+                .map(|t| t.file_offset() + t.data().len() as u64)
+                .max()
+                .unwrap_or(0),
         }
     }
 
@@ -168,10 +178,21 @@ impl<'a> Reader<'a> {
         check_count(key, value, max)
     }
 
+    /// A number that must be there, finite and above zero.
+    pub(super) fn positive(&self, key: &str) -> Result<f32, ModelError> {
+        let key = self.key(key);
+        let value = self.gguf.f32(&key)?;
+        Self::check_positive(key.clone(), value.ok_or(ModelError::MissingKey { key })?)
+    }
+
     /// A number with a default; it must be finite and above zero.
     pub(super) fn positive_or(&self, key: &str, default: f32) -> Result<f32, ModelError> {
         let key = self.key(key);
         let value = self.gguf.f32(&key)?.unwrap_or(default);
+        Self::check_positive(key, value)
+    }
+
+    fn check_positive(key: String, value: f32) -> Result<f32, ModelError> {
         if value.is_finite() && value > 0.0 {
             return Ok(value);
         }
@@ -217,11 +238,28 @@ impl<'a> Reader<'a> {
                 found: tensor.kind().name(),
             });
         }
+        // Tensors may share bytes, so a small file could ask for large copies.
+        let copied = self.copied_bytes.get() + tensor.data().len() as u64;
+        if copied > self.file_bytes {
+            return Err(ModelError::Unsupported {
+                key: name.to_owned(),
+                value: "one of many that share their bytes".to_owned(),
+            });
+        }
+        self.copied_bytes.set(copied);
         let (values, _) = tensor.data().as_chunks::<4>();
-        Ok(values
+        let values: Box<[f32]> = values
             .iter()
             .map(|&bytes| f32::from_le_bytes(bytes))
-            .collect())
+            .collect();
+        match values.iter().find(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(value) => Err(ModelError::BadValue {
+                key: name.to_owned(),
+                value: value.to_string(),
+                why: "norms, biases and factors must be finite: copy the file again".into(),
+            }),
+        }
     }
 
     /// A vector, if it is there.

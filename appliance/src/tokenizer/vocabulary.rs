@@ -90,7 +90,7 @@ pub enum VocabularyError {
     )]
     UnknownModel(String),
     /// Guessing would give other ids than in training.
-    #[error("pre-tokenizer `{name}` is not known{hint}; known are {}", PreTokenizer::names().join(", "))]
+    #[error("pre-tokenizer `{name}` is not known{hint}; known are {}; others need the model's tokenizer.json beside the file", PreTokenizer::names().join(", "))]
     UnknownPreTokenizer {
         /// As in the file; empty when the key is missing.
         name: String,
@@ -185,23 +185,29 @@ pub enum VocabularyError {
         /// What the BPE library says.
         reason: String,
     },
-    /// The `tokenizer.json` beside the model is no good.
-    #[error("tokenizer.json: {reason}")]
-    Json {
-        /// Why.
-        reason: String,
-    },
-    /// The `tokenizer.json` beside the model is another model's.
+    /// A `tokenizer.json` that no model has.
     #[error(
-        "tokenizer.json has `{json}` as token {id}, the model `{model}`: they do not belong together, move it away"
+        "tokenizer.json has {bytes} bytes: {} are possible",
+        crate::limits::TOKENIZER_JSON_BYTES_MAX
+    )]
+    JsonBytes {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A `tokenizer.json` that is damaged, or has parts that we do not have.
+    #[error("tokenizer.json cannot be used: {0}")]
+    Json(String),
+    /// The `tokenizer.json` of another model.
+    #[error(
+        "token {id} is {file} in the model file, {json} in tokenizer.json: they do not belong together"
     )]
     JsonToken {
-        /// First id that differs.
+        /// The lowest id that differs.
         id: u32,
-        /// Text there.
+        /// Its text in the model file.
+        file: String,
+        /// Its text in the JSON.
         json: String,
-        /// Text in the model file.
-        model: String,
     },
     /// The metadata itself is damaged.
     #[error("{0}")]

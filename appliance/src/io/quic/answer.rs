@@ -132,6 +132,8 @@ impl Answer {
             }
             out.clear();
             if last {
+                // Its place is free while the client's acknowledgements are on their way.
+                drop(generation);
                 return self.finish().await;
             }
         }

@@ -2,9 +2,9 @@
 
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
-use expect_test::{Expect, expect};
-
 use std::fmt::Write as _;
+
+use expect_test::{Expect, expect};
 
 use super::*;
 
