@@ -218,10 +218,10 @@ fn fixed_lines(
         line(
             "HTTP",
             format!(
-                "{HTTP_CONNECTIONS} connections × 96 KiB, {HTTP_BODIES} bodies × {}",
+                "{HTTP_CONNECTIONS} connections × 160 KiB, {HTTP_BODIES} bodies × {}",
                 ByteSize(HTTP_BODY_BYTES)
             ),
-            HTTP_CONNECTIONS * (96 << 10) + HTTP_BODIES * HTTP_BODY_BYTES,
+            HTTP_CONNECTIONS * (160 << 10) + HTTP_BODIES * HTTP_BODY_BYTES,
         ),
         line("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
     ]

@@ -25,7 +25,9 @@ use crate::io::gateway::ServedModel;
 use crate::limits::PROMPT_BYTES_MAX;
 use crate::request::{Refusal, RefusalKind, Timings};
 
-/// Bodies that are read at once; more wait. With the next line this bounds their memory.
+/// Longest body that is read without a place.
+const SHORT_BODY_BYTES: u64 = 64 * 1024;
+/// Longer bodies that are read at once; more wait. With the next line this bounds their memory.
 pub const BODIES_MAX: usize = 8;
 /// Largest body: JSON may need two bytes for one of the prompt before the prompt's own limit speaks.
 pub const BODY_BYTES_MAX: usize = 2 * PROMPT_BYTES_MAX + 64 * 1024;
@@ -288,8 +290,15 @@ async fn read_body(request: Request, places: &Semaphore) -> Result<bytes::Bytes,
     if HttpBody::size_hint(request.body()).lower() > BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
+    // Short bodies need no place: a small question must not wait behind eight slow lines with large ones.
+    let upper = HttpBody::size_hint(request.body()).upper();
+    let is_short = upper.is_some_and(|bytes| bytes <= SHORT_BODY_BYTES);
     let body = async {
-        let _place = places.acquire().await.expect("never closed");
+        let _place = if is_short {
+            None
+        } else {
+            Some(places.acquire().await.expect("never closed"))
+        };
         Limited::new(request.into_body(), BODY_BYTES_MAX)
             .collect()
             .await
