@@ -3,6 +3,9 @@
 //! A limit here bounds memory or work that one outsider can cause. What a box really reserves follows from its
 //! configuration and model, and is counted by `budget`.
 
+/// Ceilings of a request that both protocols share: stop strings, and entries of the logit bias.
+pub use outstation_wire::frame::{LOGIT_BIAS_MAX, STOP_STRINGS_MAX};
+
 /// Positions in one KV block. Larger wastes more of each sequence's last block, smaller makes longer block tables.
 pub const KV_BLOCK_POSITIONS: u32 = 32;
 
@@ -27,14 +30,8 @@ pub const ROLE_BYTES_MAX: usize = 32;
 /// Bytes of a `tokenizer.json`. Gemma 3's, the largest that we know of, has 33 MB; parsing takes several times that.
 pub const TOKENIZER_JSON_BYTES_MAX: usize = 64 << 20;
 
-/// Stop strings of one request: what OpenAI's API allows.
-pub const STOP_STRINGS_MAX: usize = 4;
-
 /// Bytes of one stop string. The end of a stream is held back by at most this much.
 pub const STOP_STRING_BYTES_MAX: usize = 256;
-
-/// Entries of one request's logit bias. OpenAI documents no ceiling; 300 is what its API accepts.
-pub const LOGIT_BIAS_MAX: usize = 300;
 
 /// Tokens that wait for one slow reader before its request ends with `SlowConsumer`.
 pub const STREAM_TOKENS_BUFFERED_MAX: usize = 4096;

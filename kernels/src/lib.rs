@@ -40,7 +40,7 @@ pub mod team;
 pub use isa::Isa;
 pub use ops::{
     Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvLayer, KvLayerMut, KvSlot,
-    Matrix, Query, RopeStyle, argmax, rope_table,
+    Matrix, Query, RopeStyle, rope_table,
 };
 pub use quant::Format;
 pub use team::{Pin, Team, Worker};

@@ -21,7 +21,7 @@ use crate::team::{Team, Worker};
 pub use attention::{AttentionShape, KvLayer, KvLayerMut, KvSlot, Query};
 pub use matmul::{Activations, Matrix};
 pub(crate) use matmul::{COLUMN_GROUP, Column, PlaneRow};
-pub use rows::{GateUp, RopeStyle, argmax, rope_table};
+pub use rows::{GateUp, RopeStyle, rope_table};
 
 /// What the scratch memory of [`Kernels`] is sized for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

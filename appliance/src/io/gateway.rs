@@ -210,7 +210,6 @@ impl Gateway {
             prompt_tokens,
             min_tokens: request.min_tokens,
             completion_tokens: 0,
-            queued_before: 0,
             started: None,
             first_token: None,
             queue: Duration::ZERO,
@@ -354,7 +353,6 @@ pub struct Generation {
     /// Tokens before which no stop string ends the answer.
     min_tokens: u32,
     completion_tokens: u32,
-    queued_before: u32,
     started: Option<Instant>,
     first_token: Option<Instant>,
     queue: Duration,
@@ -373,11 +371,6 @@ enum Ending {
 }
 
 impl Generation {
-    /// Requests that waited before it when it was accepted.
-    pub fn queued_before(&self) -> u32 {
-        self.queued_before
-    }
-
     /// The next piece; `None` after `Done` or `Failed`.
     pub async fn next(&mut self) -> Option<Piece> {
         if !matches!(self.ending, Ending::Open) {
@@ -416,10 +409,7 @@ impl Generation {
     /// Waits for the engine's answer to the submission.
     async fn wait_for_place(&mut self) -> Result<(), Refusal> {
         match self.events.recv().await {
-            Some(Event::Accepted { queued_before, .. }) => {
-                self.queued_before = queued_before;
-                Ok(())
-            }
+            Some(Event::Accepted { .. }) => Ok(()),
             Some(Event::Ended {
                 outcome: Outcome::Overloaded { retry_after_ms },
                 ..

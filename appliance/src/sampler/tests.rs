@@ -28,6 +28,9 @@ fn doubling() -> Vec<f32> {
 fn greedy_takes_the_first_of_equals_and_never_nan() {
     assert_eq!(argmax(&[1.0, 3.0, f32::NAN, 3.0]), 1);
     assert_eq!(argmax(&[f32::NAN, f32::NEG_INFINITY]), 0);
+    assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0]), 1);
+    assert_eq!(argmax(&[f32::NAN, -1.0, f32::NAN]), 1);
+    assert_eq!(argmax(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), 0);
 }
 
 #[test]

@@ -203,15 +203,3 @@ pub fn rope_table(
         }
     }
 }
-
-/// Index of the greatest value, the first of equals; NaN never wins. Panics on an empty slice.
-pub fn argmax(x: &[f32]) -> usize {
-    assert!(!x.is_empty());
-    let mut best = 0;
-    for (i, value) in x.iter().enumerate() {
-        if *value > x[best] || x[best].is_nan() {
-            best = i;
-        }
-    }
-    best
-}

@@ -199,10 +199,3 @@ fn rope_tables_are_computed_in_f64() {
         assert_eq!((cos[i], sin[i]), expected(angle));
     }
 }
-
-#[test]
-fn argmax_takes_the_first_of_equals_and_never_nan() {
-    assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0]), 1);
-    assert_eq!(argmax(&[f32::NAN, -1.0, f32::NAN]), 1);
-    assert_eq!(argmax(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), 0);
-}
