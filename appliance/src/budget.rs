@@ -71,8 +71,6 @@ pub enum BudgetError {
 /// Bytes of a model outside of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSizes {
-    /// The model file, mapped.
-    pub file_bytes: u64,
     /// Bytes of all token texts.
     pub vocabulary_text_bytes: u64,
 }
@@ -171,8 +169,8 @@ fn fixed_lines(
     vec![
         line(
             "weights",
-            "the model file, mapped read-only".into(),
-            files.file_bytes,
+            "every matrix of the file, packed".into(),
+            model.packed_bytes as u64,
         ),
         line(
             "step workspaces",

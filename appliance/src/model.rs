@@ -4,7 +4,7 @@
 //! activation and scales. `model::arch` reads them from GGUF metadata; a new architecture is a new entry there, not a
 //! new loop. The engine executes the description and knows no architecture.
 //!
-//! Weights stay where the file has them: a [`Weight`] is a format, a shape and a range of the file's bytes.
+//! A [`Weight`] is a format, a shape, a range of the file's bytes, and a range of the memory that the engine reads.
 
 use std::ops::Range;
 
@@ -41,6 +41,8 @@ pub struct Model {
     pub output: Weight,
     /// Epsilon of every RMS norm.
     pub norm_eps: f32,
+    /// Bytes of all weights, packed.
+    pub packed_bytes: usize,
 }
 
 /// Sizes of a decoder.
@@ -85,6 +87,8 @@ pub struct Weight {
     pub cols: usize,
     /// Its bytes in the file.
     pub bytes: Range<usize>,
+    /// Its bytes in memory, packed for the kernels: see `engine::cpu::pack`.
+    pub packed: Range<usize>,
 }
 
 /// One decoder layer.

@@ -13,7 +13,9 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use outstation_kernels::isa::detect;
 use outstation_kernels::quant::random_row;
-use outstation_kernels::{Activations, Format, KernelLimits, Kernels, Matrix, Pin, Team};
+use outstation_kernels::{
+    Activations, Format, KernelLimits, Kernels, Matrix, Pin, Precision, Team, pack,
+};
 
 const ROWS: usize = 8192;
 const COLS: usize = 4096;
@@ -23,7 +25,10 @@ fn kernels() -> Kernels {
     Kernels::new(
         detect(),
         Team::new(1, Pin::Free),
-        KernelLimits { cols_max: COLS },
+        KernelLimits {
+            cols_max: COLS,
+            columns_max: 128,
+        },
     )
 }
 
@@ -39,6 +44,7 @@ fn read(c: &mut Criterion) {
 
 fn matmul(c: &mut Criterion) {
     let mut kernels = kernels();
+    let mut team = Team::new(1, Pin::Free);
     let mut data = vec![0; ROWS * Format::F32.row_bytes(COLS)];
     let mut y = vec![0.0; COLUMNS[2] * ROWS];
     let mut activations = Activations::new(COLUMNS[2], COLS);
@@ -53,13 +59,21 @@ fn matmul(c: &mut Criterion) {
     for format in Format::ALL {
         let data = &mut data[..ROWS * format.row_bytes(COLS)];
         random_row(format, 2, 0.02, data);
-        let w = Matrix::new(format, ROWS, COLS, data);
+        let mut packed = vec![0; Matrix::bytes(format, ROWS, COLS)];
+        pack(&mut team, format, data, COLS, &mut packed);
+        let w = Matrix::new(format, ROWS, COLS, &packed);
         for columns in COLUMNS {
             let mut group = c.benchmark_group(format.to_string());
             group.sample_size(10);
             let products = (columns * ROWS * COLS) as u64;
             let bytes = w.data.len() as u64;
-            kernels.load(&x[..columns * COLS], columns, COLS, &mut activations);
+            kernels.load(
+                &x[..columns * COLS],
+                columns,
+                COLS,
+                Precision::Eight,
+                &mut activations,
+            );
             let y = &mut y[..columns * ROWS];
             group.throughput(if columns == 1 {
                 Throughput::Bytes(bytes)

@@ -7,36 +7,40 @@
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
 
 mod attention;
+mod convert;
 mod dot;
 mod rows;
-mod unpack;
+mod tile;
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
-    _mm_movehdup_ps, _mm_movehl_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_loadu_ps,
-    _mm256_loadu_si256,
+    __m128i, __m256, _MM_HINT_T0, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
+    _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm256_castps256_ps128, _mm256_extractf128_ps,
+    _mm256_loadu_ps,
 };
 
 pub(crate) use attention::attention;
-pub(crate) use dot::{dot_codes, dot_floats, dot_mins};
+pub(crate) use convert::convert_row;
+pub(crate) use dot::dot_floats;
 pub(crate) use rows::{
     add, gelu_tanh_mul, quantize_column, rms_norm, rms_norm_in_place, rope_adjacent, rope_halves,
     silu_mul, sum_words,
 };
-pub(crate) use unpack::{convert_row, unpack_row};
+pub(crate) use tile::{expand, multiply};
+
+/// Asks for bytes to be brought into L1.
+#[inline]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: a prefetch of readable memory; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
 
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load_ps(x: &[f32; 8]) -> __m256 {
     // SAFETY: 32 readable bytes; the load is unaligned.
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_32(x: &[u8; 32]) -> __m256i {
-    // SAFETY: 32 readable bytes; the load is unaligned.
-    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
 
 #[inline]

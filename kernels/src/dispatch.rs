@@ -8,10 +8,14 @@
     reason = "calling a function compiled for an instruction set is unsafe"
 )]
 
+use std::ops::Range;
+
 use crate::isa::Isa;
-use crate::ops::{AttentionShape, Column, KvLayer, PlaneRow, Query};
+use crate::ops::{AttentionShape, ColumnMut, KvLayer, Query, Tile, TileSums};
+use crate::panel::HALVES;
+use crate::panel::chunk::{Chunk, Shape};
 use crate::portable;
-use crate::quant::{Format, Plane};
+use crate::quant::Format;
 
 #[cfg(target_arch = "x86_64")]
 use crate::{avx2, avx512};
@@ -114,29 +118,62 @@ pub(crate) fn attention(
     }
 }
 
-/// See `Kernels::load`. Portable matmul needs no codes.
-pub(crate) fn quantize_column(
-    isa: Isa,
-    x: &[f32],
-    codes: &mut [i16],
-    scales: &mut [f32],
-    sums: &mut [f32],
-) {
+/// See `ops::quantize_column`. Portable matmul needs no codes.
+pub(crate) fn quantize_column(isa: Isa, x: &[f32], column: ColumnMut<'_>) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the machine has AVX2.
-        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::quantize_column(x, codes, scales, sums) },
+        // SAFETY: the machine has AVX2 and FMA.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::quantize_column(x, column) },
+        _ => unreachable!("portable multiplies floats"),
+    }
+}
+
+/// Asks for bytes to be brought into the cache. A hint.
+pub(crate) fn prefetch(isa: Isa, bytes: &[u8]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => avx2::prefetch(bytes),
         _ => (),
     }
 }
 
-/// Unpacks a row of weights.
-pub(crate) fn unpack_row(isa: Isa, format: Format, row: &[u8], plane: Plane<'_>) {
+/// See `panel::chunk::expand`. SIMD only.
+pub(crate) fn expand(
+    isa: Isa,
+    format: Format,
+    cols: usize,
+    panel: (&[u8], usize),
+    index: usize,
+    out: &mut Chunk,
+) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the machine has AVX2 and F16C.
-        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::unpack_row(format, row, plane) },
-        _ => crate::quant::unpack_row(format, row, plane),
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 => unsafe { avx2::expand(format, cols, panel, index, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::expand(format, cols, panel, index, out) },
+        _ => unreachable!("portable multiplies floats"),
+    }
+}
+
+/// See `avx512::multiply`. SIMD only.
+pub(crate) fn multiply(
+    isa: Isa,
+    shape: Shape,
+    chunks: &[Chunk; HALVES],
+    tile: Tile<'_>,
+    cols: Range<usize>,
+    sums: &mut [TileSums],
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 => unsafe { avx2::multiply(shape, chunks, tile, cols, sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::multiply(shape, chunks, tile, cols, sums) },
+        _ => unreachable!("portable multiplies floats"),
     }
 }
 
@@ -147,23 +184,6 @@ pub(crate) fn convert_row(isa: Isa, format: Format, row: &[u8], out: &mut [f32])
         // SAFETY: the machine has AVX2 and F16C.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::convert_row(format, row, out) },
         _ => crate::quant::dequantize_row(format, row, out),
-    }
-}
-
-/// `R` unpacked rows times `C` columns: `[C][R]`. SIMD only.
-pub(crate) fn dot_codes<const R: usize, const C: usize>(
-    isa: Isa,
-    w: &[PlaneRow<'_>; R],
-    x: &[Column<'_>; C],
-) -> [[f32; R]; C] {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the machine has AVX2 and FMA.
-        Isa::Avx2 => unsafe { avx2::dot_codes(w, x) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
-        Isa::Avx512 => unsafe { avx512::dot_codes(w, x) },
-        _ => unreachable!("portable multiplies floats"),
     }
 }
 

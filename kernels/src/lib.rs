@@ -33,6 +33,7 @@ mod disjoint;
 mod dispatch;
 pub mod isa;
 pub mod ops;
+pub mod panel;
 mod portable;
 pub mod quant;
 pub mod team;
@@ -40,7 +41,7 @@ pub mod team;
 pub use isa::Isa;
 pub use ops::{
     Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvLayer, KvLayerMut, KvSlot,
-    Matrix, Query, RopeStyle, rope_table,
+    Matrix, Precision, Query, RopeStyle, pack, rope_table,
 };
 pub use quant::Format;
 pub use team::{Pin, Team, Worker};

@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code, reason = "workers write disjoint parts of a result")]
 
+mod activations;
 mod attention;
 mod matmul;
 mod rows;
@@ -18,9 +19,11 @@ use crate::disjoint::Disjoint;
 use crate::isa::Isa;
 use crate::team::{Team, Worker};
 
+pub use activations::{Activations, Precision};
+pub(crate) use activations::{ColumnMut, SCALE_GROUP, SUM_GROUP, Tile, quantize_column};
 pub use attention::{AttentionShape, KvLayer, KvLayerMut, KvSlot, Query};
-pub use matmul::{Activations, Matrix};
-pub(crate) use matmul::{COLUMN_GROUP, Column, PlaneRow};
+pub(crate) use matmul::TileSums;
+pub use matmul::{Matrix, pack};
 pub use rows::{GateUp, RopeStyle, rope_table};
 
 /// What the scratch memory of [`Kernels`] is sized for.
@@ -28,6 +31,8 @@ pub use rows::{GateUp, RopeStyle, rope_table};
 pub struct KernelLimits {
     /// The longest row of a matrix.
     pub cols_max: usize,
+    /// The most columns of activations.
+    pub columns_max: usize,
 }
 
 /// The operations on one instruction set with one team. The caller's thread is worker 0 of every operation.
@@ -48,7 +53,7 @@ impl Kernels {
     pub fn new(isa: Isa, team: Team, limits: KernelLimits) -> Kernels {
         assert!(isa.available(), "this machine has no {isa}");
         let scratch = (0..team.threads())
-            .map(|_| matmul::Scratch::new(limits.cols_max))
+            .map(|_| matmul::Scratch::new(limits))
             .collect();
         Kernels {
             isa,
@@ -61,7 +66,7 @@ impl Kernels {
 
     /// Bytes of scratch for a team of `threads`.
     pub fn bytes(limits: KernelLimits, threads: usize) -> usize {
-        threads * matmul::Scratch::bytes(limits.cols_max)
+        threads * matmul::Scratch::bytes(limits)
     }
 
     /// The instruction set in use.

@@ -15,11 +15,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-pub(crate) use block::{
-    BlockIq4Nl, BlockIq4Xs, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K,
-    BlockQ6K, BlockQ8_0, blocks,
-};
-pub(crate) use unpack::{IQ4_TABLE, Plane, scales_and_mins_6bit, unpack_row};
+pub(crate) use unpack::IQ4_TABLE;
+use unpack::{Plane, unpack_row};
 
 /// Weights that share a scale in the unpacked form.
 pub(crate) const GROUP: usize = 16;
@@ -139,14 +136,6 @@ impl Format {
     /// Whether weights are floats, one by one, rather than codes in blocks.
     pub const fn is_float(self) -> bool {
         matches!(self, Format::F32 | Format::F16 | Format::Bf16)
-    }
-
-    /// Whether groups have a min besides their scale.
-    pub(crate) const fn has_mins(self) -> bool {
-        matches!(
-            self,
-            Format::Q4_1 | Format::Q5_1 | Format::Q2K | Format::Q4K | Format::Q5K
-        )
     }
 }
 

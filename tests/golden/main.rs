@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
-use outstation::engine::cpu::{CpuEngine, EngineSize};
+use outstation::engine::cpu::{self, CpuEngine, EngineSize};
 use outstation::engine::{Engine, PlanColumn, StepPlan};
 use outstation::kv::{KvPool, blocks_for};
 use outstation::model::Model;
@@ -52,13 +52,10 @@ impl Golden {
             logits_rows_max: columns_max,
             kv_blocks: 16,
         };
-        CpuEngine::new(
-            model,
-            Box::new(bytes),
-            isa,
-            Team::new(threads, Pin::Free),
-            size,
-        )
+        let mut team = Team::new(threads, Pin::Free);
+        let mut weights = vec![0; model.packed_bytes];
+        cpu::pack(&model, &bytes, &mut team, &mut weights, |_| ());
+        CpuEngine::new(model, Box::new(weights), isa, team, size)
     }
 
     /// Logits of every prompt token, run in chunks.

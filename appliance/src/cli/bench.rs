@@ -89,7 +89,9 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     };
     let weights_bytes = model.bytes_read_per_step();
     let kv_bytes_per_position = model.kv_bytes_per_position();
-    let mut engine = CpuEngine::new(model, bytes, isa, load::team(threads), size);
+    let (weights, team) = load::weights(&model, &bytes, threads)?;
+    drop(bytes);
+    let mut engine = CpuEngine::new(model, weights, isa, team, size);
     let bandwidth = read_bandwidth(&mut engine);
     if !args.json {
         super::show(&format!(

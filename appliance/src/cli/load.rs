@@ -9,6 +9,7 @@ use outstation_kernels::team::{Pin, Team};
 use outstation_wire::gguf::Gguf;
 
 use super::exit::{self, Failure};
+use super::progress::Progress;
 use crate::budget::{Budget, FileSizes};
 use crate::config::{ByteSize, Config, ModelConfig};
 use crate::engine::cpu::ModelBytes;
@@ -132,7 +133,6 @@ fn parse(
         ));
     }
     let sizes = FileSizes {
-        file_bytes: file.len() as u64,
         vocabulary_text_bytes: vocabulary.tokens.iter().map(|t| t.len() as u64).sum(),
     };
     let template = template_text.or(vocabulary.chat_template);
@@ -224,6 +224,18 @@ pub(super) fn threads(configured: Option<u16>) -> usize {
     configured.map_or(cores.min(crate::limits::THREADS_MAX as usize), usize::from)
 }
 
-pub(super) fn team(threads: usize) -> Team {
-    Team::new(threads, Pin::Free)
+/// The weights of a loaded model as the engine wants them, and the team of its kernels.
+pub(super) fn weights(
+    model: &Model,
+    file: &ModelBytes,
+    threads: usize,
+) -> Result<(ModelBytes, Team), Failure> {
+    let mut team = Team::new(threads, Pin::Free);
+    let total = model.packed_bytes as u64;
+    let mut progress = Progress::new("weights", total);
+    let packed = weights::pack(model, (**file).as_ref(), &mut team, |done| {
+        progress.set(done, total);
+    })
+    .map_err(|e| Failure::io(format!("cannot take {} for weights", ByteSize(total)), e))?;
+    Ok((packed, team))
 }

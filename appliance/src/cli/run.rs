@@ -87,8 +87,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         kv_blocks: blocks_for(context),
     };
     let isa = load::isa(args.isa.as_deref())?;
-    let team = load::team(load::threads(args.threads));
-    let mut engine = CpuEngine::new(model, bytes, isa, team, size);
+    let (weights, team) = load::weights(&model, &bytes, load::threads(args.threads))?;
+    drop(bytes);
+    let mut engine = CpuEngine::new(model, weights, isa, team, size);
     if let Some(path) = &args.logits {
         write_logits(&mut engine, &submission.prompt, path)
             .map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))?;

@@ -145,8 +145,10 @@ fn start_engine(
         vocabulary: model.dims.vocabulary,
     };
     let isa = load::isa(config.engine.isa.as_deref())?;
-    let team = load::team(load::threads(config.engine.threads));
-    let engine = CpuEngine::new(model, bytes, isa, team, budget.engine_size(serving));
+    let threads = load::threads(config.engine.threads);
+    let (weights, team) = load::weights(&model, &bytes, threads)?;
+    drop(bytes);
+    let engine = CpuEngine::new(model, weights, isa, team, budget.engine_size(serving));
     let scheduler = SchedulerLimits {
         sequences_max: serving.sequences_max,
         queue_requests_max: serving.queue_requests_max,

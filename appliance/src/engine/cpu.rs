@@ -6,7 +6,7 @@ use half::f16;
 use outstation_kernels::isa::Isa;
 use outstation_kernels::ops::{
     Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvLayer, KvLayerMut, KvSlot,
-    Matrix, Query,
+    Matrix, Precision, Query,
 };
 use outstation_kernels::team::Team;
 
@@ -15,8 +15,25 @@ use crate::kv::BlockTables;
 use crate::limits::KV_BLOCK_POSITIONS;
 use crate::model::{Activation, GateUpWeights, Layer, Model, Qkv, Weight};
 
-/// Bytes of a model file: a map, or a buffer.
+/// Bytes of a model file, or of its weights packed: a map, or a buffer.
 pub type ModelBytes = Box<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Packs the weights of a file for the engine: [`Model::packed_bytes`] of them. `done` hears of each.
+pub fn pack(
+    model: &Model,
+    file: &[u8],
+    team: &mut Team,
+    out: &mut [u8],
+    mut done: impl FnMut(&Weight),
+) {
+    assert_eq!(out.len(), model.packed_bytes);
+    for weight in model.weights() {
+        let rows = &file[weight.bytes.clone()];
+        let out = &mut out[weight.packed.clone()];
+        outstation_kernels::ops::pack(team, weight.format, rows, weight.cols, out);
+        done(weight);
+    }
+}
 
 /// What the engine reserves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +49,7 @@ pub struct EngineSize {
 /// A model, its KV cache and the memory of a step.
 pub struct CpuEngine {
     model: Model,
-    bytes: ModelBytes,
+    weights: ModelBytes,
     kernels: Kernels,
     cache: Box<[LayerCache]>,
     space: Space,
@@ -76,9 +93,10 @@ struct Rotation {
 }
 
 impl CpuEngine {
-    /// Takes all memory. `bytes` are the file that `model` was read from.
-    pub fn new(model: Model, bytes: ModelBytes, isa: Isa, team: Team, size: EngineSize) -> Self {
-        let kernels = Kernels::new(isa, team, kernel_limits(&model));
+    /// Takes all memory. `weights` are those of `model`, as [`pack`] made them.
+    pub fn new(model: Model, weights: ModelBytes, isa: Isa, team: Team, size: EngineSize) -> Self {
+        assert_eq!((*weights).as_ref().len(), model.packed_bytes);
+        let kernels = Kernels::new(isa, team, kernel_limits(&model, size));
         let cached = size.kv_blocks as usize * KV_BLOCK_POSITIONS as usize * model.dims.kv_width();
         Self {
             cache: model
@@ -92,7 +110,7 @@ impl CpuEngine {
             space: Space::new(&model, size.columns_max),
             logits: floats(size.logits_rows_max, model.dims.vocabulary as usize),
             model,
-            bytes,
+            weights,
             kernels,
         }
     }
@@ -107,7 +125,7 @@ impl CpuEngine {
         let indexes = 2 * size_of::<u32>() + size_of::<KvSlot>() + size_of::<Query>();
         let columns = size.columns_max * (floats * size_of::<f32>() + indexes);
         let logits = size.logits_rows_max * dims.vocabulary as usize * size_of::<f32>();
-        let scratch = Kernels::bytes(kernel_limits(model), threads);
+        let scratch = Kernels::bytes(kernel_limits(model, size), threads);
         (columns + logits + scratch + Activations::bytes(size.columns_max, widths.input)) as u64
     }
 
@@ -119,11 +137,6 @@ impl CpuEngine {
     /// The kernels, for measurements beside a step.
     pub fn kernels(&mut self) -> &mut Kernels {
         &mut self.kernels
-    }
-
-    /// The file's bytes.
-    pub fn file(&self) -> &[u8] {
-        (*self.bytes).as_ref()
     }
 
     fn load_plan(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
@@ -179,13 +192,15 @@ impl Engine for CpuEngine {
         self.load_plan(plan, tables);
         let mut pass = Pass {
             model: &self.model,
-            bytes: (*self.bytes).as_ref(),
+            weights: (*self.weights).as_ref(),
             kernels: &mut self.kernels,
             space: &mut self.space,
             columns,
+            precision: precision(0),
         };
         pass.embed();
-        for (layer, cache) in self.model.layers.iter().zip(&mut self.cache) {
+        for (index, (layer, cache)) in self.model.layers.iter().zip(&mut self.cache).enumerate() {
+            pass.precision = precision(index);
             pass.attend(layer, cache, tables.blocks);
             pass.feed_forward(layer);
         }
@@ -201,15 +216,17 @@ impl Engine for CpuEngine {
 /// One walk over the layers.
 struct Pass<'a> {
     model: &'a Model,
-    bytes: &'a [u8],
+    weights: &'a [u8],
     kernels: &'a mut Kernels,
     space: &'a mut Space,
     columns: usize,
+    /// Of the present layer's inputs.
+    precision: Precision,
 }
 
 impl Pass<'_> {
     fn embed(&mut self) {
-        let weight = matrix(self.bytes, &self.model.embedding);
+        let weight = matrix(self.weights, &self.model.embedding);
         let x = &mut self.space.x[..self.columns * self.model.dims.hidden];
         self.kernels
             .embed(&weight, &self.space.tokens, self.model.embedding_scale, x);
@@ -218,7 +235,7 @@ impl Pass<'_> {
     /// x += post_norm(W_o · attention(rope(qk_norm(W_qkv · norm(x)))))
     fn attend(&mut self, layer: &Layer, cache: &mut LayerCache, tables: &[u32]) {
         let dims = self.model.dims;
-        self.norm_into_activations(&layer.attention_norm);
+        self.norm_into_activations(&layer.attention_norm, self.precision);
         self.project_qkv(layer);
         let columns = self.columns;
         let q = &mut self.space.q[..columns * dims.q_width()];
@@ -275,6 +292,7 @@ impl Pass<'_> {
             attended,
             columns,
             dims.q_width(),
+            self.precision,
             &mut self.space.activations,
         );
         self.project_back(
@@ -286,11 +304,11 @@ impl Pass<'_> {
     /// x += post_norm(W_down · (act(W_gate · norm(x)) ⊙ (W_up · norm(x))))
     fn feed_forward(&mut self, layer: &Layer) {
         let (columns, ffn) = (self.columns, self.model.dims.ffn);
-        self.norm_into_activations(&layer.ffn_norm);
+        self.norm_into_activations(&layer.ffn_norm, self.precision);
         let space = &mut *self.space;
         let gate_up = match &layer.gate_up {
             GateUpWeights::Split { gate, up } => {
-                let (gate, up) = (matrix(self.bytes, gate), matrix(self.bytes, up));
+                let (gate, up) = (matrix(self.weights, gate), matrix(self.weights, up));
                 self.kernels
                     .matmul(&gate, &space.activations, &mut space.gate[..columns * ffn]);
                 self.kernels
@@ -301,7 +319,7 @@ impl Pass<'_> {
                 }
             }
             GateUpWeights::Fused(both) => {
-                let both = matrix(self.bytes, both);
+                let both = matrix(self.weights, both);
                 let x = &mut space.gate[..columns * 2 * ffn];
                 self.kernels.matmul(&both, &space.activations, x);
                 GateUp::Fused { x, half: ffn }
@@ -312,8 +330,9 @@ impl Pass<'_> {
             Activation::Silu => self.kernels.silu_mul(gate_up, gated),
             Activation::GeluTanh => self.kernels.gelu_tanh_mul(gate_up, gated),
         }
+        let activations = &mut space.activations;
         self.kernels
-            .load(gated, columns, ffn, &mut space.activations);
+            .load(gated, columns, ffn, self.precision, activations);
         self.project_back(&layer.down, layer.ffn_post_norm.as_deref());
     }
 
@@ -335,21 +354,22 @@ impl Pass<'_> {
                 .copy_within(column * hidden..(column + 1) * hidden, row * hidden);
         }
         self.columns = rows;
-        self.norm_into_activations(&self.model.output_norm);
-        let weight = matrix(self.bytes, &self.model.output);
+        self.norm_into_activations(&self.model.output_norm, Precision::Eight);
+        let weight = matrix(self.weights, &self.model.output);
         let logits = &mut logits[..rows * weight.rows];
         self.kernels
             .matmul(&weight, &self.space.activations, logits);
     }
 
-    fn norm_into_activations(&mut self, weight: &[f32]) {
+    fn norm_into_activations(&mut self, weight: &[f32], precision: Precision) {
         let hidden = self.model.dims.hidden;
         let len = self.columns * hidden;
         let normed = &mut self.space.normed[..len];
         self.kernels
             .rms_norm(&self.space.x[..len], weight, self.model.norm_eps, normed);
+        let activations = &mut self.space.activations;
         self.kernels
-            .load(normed, self.columns, hidden, &mut self.space.activations);
+            .load(normed, self.columns, hidden, precision, activations);
     }
 
     fn project_qkv(&mut self, layer: &Layer) {
@@ -366,17 +386,17 @@ impl Pass<'_> {
                 v: w_v,
             } => {
                 self.kernels
-                    .matmul(&matrix(self.bytes, w_q), &space.activations, q);
+                    .matmul(&matrix(self.weights, w_q), &space.activations, q);
                 self.kernels
-                    .matmul(&matrix(self.bytes, w_k), &space.activations, k);
+                    .matmul(&matrix(self.weights, w_k), &space.activations, k);
                 self.kernels
-                    .matmul(&matrix(self.bytes, w_v), &space.activations, v);
+                    .matmul(&matrix(self.weights, w_v), &space.activations, v);
             }
             Qkv::Fused(both) => {
                 let width = q_width + 2 * kv_width;
                 let qkv = &mut space.qkv[..columns * width];
                 self.kernels
-                    .matmul(&matrix(self.bytes, both), &space.activations, qkv);
+                    .matmul(&matrix(self.weights, both), &space.activations, qkv);
                 for (column, row) in qkv.chunks_exact(width).enumerate() {
                     let (row_q, row_kv) = row.split_at(q_width);
                     let (row_k, row_v) = row_kv.split_at(kv_width);
@@ -397,8 +417,11 @@ impl Pass<'_> {
     fn project_back(&mut self, weight: &Weight, post_norm: Option<&[f32]>) {
         let len = self.columns * self.model.dims.hidden;
         let result = &mut self.space.result[..len];
-        self.kernels
-            .matmul(&matrix(self.bytes, weight), &self.space.activations, result);
+        self.kernels.matmul(
+            &matrix(self.weights, weight),
+            &self.space.activations,
+            result,
+        );
         if let Some(norm) = post_norm {
             self.kernels
                 .rms_norm_in_place(result, norm, self.model.norm_eps);
@@ -407,18 +430,31 @@ impl Pass<'_> {
     }
 }
 
-fn matrix<'a>(bytes: &'a [u8], weight: &Weight) -> Matrix<'a> {
+/// How finely a layer rounds its inputs.
+///
+/// Every later layer multiplies what the first one gets wrong, and there the residual stream is smallest: two digits in
+/// that layer alone take the distance of all logits from exact arithmetic to a tenth (docs/kernels.md has the table), for
+/// one layer's worth of extra products.
+fn precision(layer: usize) -> Precision {
+    match layer {
+        0 => Precision::Sixteen,
+        _ => Precision::Eight,
+    }
+}
+
+fn matrix<'a>(weights: &'a [u8], weight: &Weight) -> Matrix<'a> {
     Matrix::new(
         weight.format,
         weight.rows,
         weight.cols,
-        &bytes[weight.bytes.clone()],
+        &weights[weight.packed.clone()],
     )
 }
 
-fn kernel_limits(model: &Model) -> KernelLimits {
+fn kernel_limits(model: &Model, size: EngineSize) -> KernelLimits {
     KernelLimits {
         cols_max: Widths::of(model).input,
+        columns_max: size.columns_max,
     }
 }
 

@@ -155,6 +155,7 @@ fn read_as(reader: &Reader<'_>, architecture: &Architecture) -> Result<Model, Mo
         output_norm: reader.vector("output_norm.weight", dims.hidden)?,
         output,
         norm_eps: reader.positive("attention.layer_norm_rms_epsilon")?,
+        packed_bytes: reader.packed_bytes(),
         dims,
     })
 }

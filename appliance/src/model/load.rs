@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
+use outstation_kernels::ops::Matrix;
 use outstation_kernels::quant::Format;
 use outstation_wire::gguf::{Gguf, GgufError, Tensor, TensorType};
 
@@ -119,6 +120,8 @@ pub(super) struct Reader<'a> {
     used: RefCell<HashSet<&'a str>>,
     /// Bytes of vectors that were copied out of the file, which are at most as many as the file has.
     copied_bytes: Cell<u64>,
+    /// Where the next matrix goes in packed memory.
+    packed_end: Cell<usize>,
     file_bytes: u64,
 }
 
@@ -129,6 +132,7 @@ impl<'a> Reader<'a> {
             architecture,
             used: RefCell::default(),
             copied_bytes: Cell::new(0),
+            packed_end: Cell::new(0),
             file_bytes: gguf
                 .tensors()
                 .iter()
@@ -212,7 +216,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Weight, ModelError> {
         let tensor = self.tensor(name)?;
         check_shape(tensor, rows, cols)?;
-        Ok(weight_of(tensor, rows, cols))
+        Ok(self.weight_of(tensor, rows, cols))
     }
 
     /// A matrix of this shape, if it is there.
@@ -274,6 +278,27 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn weight_of(&self, tensor: &Tensor<'_>, rows: usize, cols: usize) -> Weight {
+        let start =
+            usize::try_from(tensor.file_offset()).expect("the parser found it inside the file");
+        let format = format_of(tensor.kind());
+        let packed = self.packed_end.get().next_multiple_of(WEIGHT_ALIGN);
+        let packed = packed..packed + Matrix::bytes(format, rows, cols);
+        self.packed_end.set(packed.end);
+        Weight {
+            format,
+            rows,
+            cols,
+            bytes: start..start + tensor.data().len(),
+            packed,
+        }
+    }
+
+    /// Bytes of all matrices that were read, packed.
+    pub(super) fn packed_bytes(&self) -> usize {
+        self.packed_end.get()
+    }
+
     fn tensor(&self, name: &str) -> Result<&'a Tensor<'a>, ModelError> {
         let gguf: &'a Gguf<'a> = self.gguf;
         let tensor = gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor {
@@ -309,15 +334,8 @@ fn check_shape(tensor: &Tensor<'_>, rows: usize, cols: usize) -> Result<(), Mode
     })
 }
 
-fn weight_of(tensor: &Tensor<'_>, rows: usize, cols: usize) -> Weight {
-    let start = usize::try_from(tensor.file_offset()).expect("the parser found it inside the file");
-    Weight {
-        format: format_of(tensor.kind()),
-        rows,
-        cols,
-        bytes: start..start + tensor.data().len(),
-    }
-}
+/// Packed matrices start on a cache line.
+const WEIGHT_ALIGN: usize = 64;
 
 /// Parts of names of tensors that may be left out: LongRoPE's divisors for the other context, and inverse frequencies
 /// that old conversions wrote beside the base that they follow from.

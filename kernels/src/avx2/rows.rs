@@ -1,14 +1,6 @@
 //! Operations on rows: plain loops that the compiler vectorizes, with reductions in explicit lanes.
 
-use std::arch::x86_64::{
-    __m256, __m256i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_max_epu32, _mm_shuffle_epi32,
-    _mm256_add_epi32, _mm256_and_ps, _mm256_castps_si256, _mm256_castsi256_ps,
-    _mm256_castsi256_si128, _mm256_cvtps_epi32, _mm256_extracti128_si256, _mm256_max_epu32,
-    _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_si256, _mm256_storeu_si256,
-};
-
-use super::load_ps;
+use crate::ops::ColumnMut;
 
 /// Wrapping sum of 64-bit words.
 #[target_feature(enable = "avx2")]
@@ -134,80 +126,8 @@ pub(super) fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
-/// A column as 16-bit codes: `scale = max|x| / 32767` per 128 values, `code = round(x / scale)`, and `scale · Σ code`
-/// per 16.
-///
-/// A group with a value that is not finite gets the scale NaN, so that the fault shows in every product.
-/// **Shapes** `codes`: padded to whole groups, which are zero past the end of `x`.
+/// See `ops::quantize_column`.
 #[target_feature(enable = "avx2,fma")]
-pub(crate) fn quantize_column(x: &[f32], codes: &mut [i16], scales: &mut [f32], sums: &mut [f32]) {
-    let (codes, _) = codes.as_chunks_mut::<128>();
-    let (sums, _) = sums.as_chunks_mut::<8>();
-    for (i, ((codes, scale), sums)) in codes.iter_mut().zip(scales).zip(sums).enumerate() {
-        let x = &x[(i * 128).min(x.len())..];
-        let mut padded = [0.0; 128];
-        let x = x.first_chunk::<128>().unwrap_or_else(|| {
-            padded[..x.len()].copy_from_slice(x);
-            &padded
-        });
-        *scale = quantize_group(x, codes, sums);
-    }
-}
-
-/// One group of 128; returns its scale.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn quantize_group(x: &[f32; 128], codes: &mut [i16; 128], sums: &mut [f32; 8]) -> f32 {
-    // Magnitudes compare as integers, where infinity and NaN are the greatest.
-    let sign_off = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
-    let mut largest = _mm256_setzero_si256();
-    for x in x.as_chunks::<8>().0 {
-        let magnitude = _mm256_castps_si256(_mm256_and_ps(load_ps(x), sign_off));
-        largest = _mm256_max_epu32(largest, magnitude);
-    }
-    let largest = f32::from_bits(max_lane(largest));
-    let inverse = 32767.0 / largest;
-    if !largest.is_finite() || !inverse.is_finite() {
-        // Not a number; or all zeros, or so near that their products vanish in f32.
-        let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
-        *codes = [0; 128];
-        *sums = [scale; 8];
-        return scale;
-    }
-    let inverse = _mm256_set1_ps(inverse);
-    let scale = largest / 32767.0;
-    let groups = x
-        .as_chunks::<16>()
-        .0
-        .iter()
-        .zip(codes.as_chunks_mut::<16>().0);
-    for ((x, codes), sum) in groups.zip(sums) {
-        let (x, _) = x.as_chunks::<8>();
-        let round = |x: __m256| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse));
-        let q: [__m256i; 2] = [round(load_ps(&x[0])), round(load_ps(&x[1]))];
-        *sum = scale * sum_lanes_i32(_mm256_add_epi32(q[0], q[1])) as f32;
-        // Packing works within 128-bit halves: the quarters are put back in order. 32767.002 rounds to 32767.
-        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(q[0], q[1]));
-        // SAFETY: 32 writable bytes; the store is unaligned.
-        unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), words) };
-    }
-    scale
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn max_lane(x: __m256i) -> u32 {
-    let x = _mm_max_epu32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-    let x = _mm_max_epu32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
-    let x = _mm_max_epu32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
-    _mm_cvtsi128_si32(x).cast_unsigned()
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sum_lanes_i32(x: __m256i) -> i32 {
-    let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
-    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
-    _mm_cvtsi128_si32(x)
+pub(crate) fn quantize_column(x: &[f32], column: ColumnMut<'_>) {
+    crate::ops::quantize_column(x, column);
 }

@@ -7,13 +7,18 @@ mod rows;
 use super::*;
 use crate::team::Pin;
 
+const LIMITS: KernelLimits = KernelLimits {
+    cols_max: 4096,
+    columns_max: 16,
+};
+
 /// Kernels on `isa`, or a loud line when this machine lacks it.
 fn kernels(isa: Isa, threads: usize) -> Option<Kernels> {
     if !isa.available() {
         println!("SKIP: this machine has no {isa}, so its kernels were NOT tested");
         return None;
     }
-    let limits = KernelLimits { cols_max: 4096 };
+    let limits = LIMITS;
     Some(Kernels::new(isa, Team::new(threads, Pin::Free), limits))
 }
 
@@ -42,7 +47,7 @@ fn an_instruction_set_that_the_machine_lacks_is_refused() {
         println!("SKIP: this machine lacks no instruction set, so the refusal was NOT tested");
         return;
     };
-    let limits = KernelLimits { cols_max: 32 };
+    let limits = LIMITS;
     let refused =
         std::panic::catch_unwind(|| Kernels::new(missing, Team::new(1, Pin::Free), limits));
     assert!(refused.is_err());
@@ -69,5 +74,5 @@ fn the_scratch_is_as_large_as_the_budget_says() {
         .iter()
         .map(super::matmul::Scratch::real_bytes)
         .sum();
-    assert_eq!(real, Kernels::bytes(KernelLimits { cols_max: 4096 }, 2));
+    assert_eq!(real, Kernels::bytes(LIMITS, 2));
 }
