@@ -15,7 +15,7 @@ use std::arch::x86_64::{
 use std::ops::Range;
 
 use crate::ops::{SCALE_GROUP, SUM_GROUP, Tile, TileSums};
-use crate::panel::chunk::{self, Chunk, Lanes, Shape};
+use crate::panel::chunk::{self, CHUNK_COLS, Chunk, Codes, Lanes, Shape, with_codes};
 use crate::panel::{HALVES, LANES};
 use crate::quant::Format;
 
@@ -219,6 +219,143 @@ fn dot<const N: usize, const D: usize, const SIXTEENS: bool, const MINS: bool>(
             unsafe { _mm512_storeu_ps(sums[n][r].as_mut_ptr(), totals[r][n]) };
         }
     }
+}
+
+/// Most columns times digits that [`multiply_few`] takes: its accumulators then fit the registers for any format.
+pub(crate) const FEW: usize = 2;
+
+/// A whole panel times one or two columns: codes go from memory to the product and never back, since with so few columns
+/// the way through an expanded chunk would cost more than the products.
+///
+/// **Shapes** `chunk`: memory to put scales in; `sums`: one for each column, overwritten.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(crate) fn multiply_few(
+    format: Format,
+    cols: usize,
+    panel: &[u8],
+    tile: Tile<'_>,
+    chunk: &mut Chunk,
+    sums: &mut [TileSums],
+) {
+    match (tile.digits, tile.width) {
+        (1, 1) => with_codes!(format, C => panel_few::<C, 1, 1>(cols, panel, tile, chunk, sums)),
+        (1, 2) => with_codes!(format, C => panel_few::<C, 2, 1>(cols, panel, tile, chunk, sums)),
+        (2, 1) => with_codes!(format, C => panel_few::<C, 1, 2>(cols, panel, tile, chunk, sums)),
+        (digits, width) => unreachable!("{width} columns of {digits} digits are not few"),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn panel_few<C: Codes, const N: usize, const D: usize>(
+    cols: usize,
+    panel: &[u8],
+    tile: Tile<'_>,
+    chunk: &mut Chunk,
+    sums: &mut [TileSums],
+) {
+    let sums: &mut [TileSums; N] = sums.try_into().expect("sums for each column of the tile");
+    let mut totals = [[_mm512_setzero_ps(); N]; HALVES];
+    for index in 0..cols.div_ceil(CHUNK_COLS) {
+        let part = index * CHUNK_COLS..cols.min((index + 1) * CHUNK_COLS);
+        let blocks = part.len() / SCALE_GROUP;
+        for half in 0..HALVES {
+            let place = chunk::place(C::FORMAT, cols, (panel, half), index);
+            chunk::scales::<Wide>(
+                C::FORMAT,
+                &place,
+                blocks,
+                &mut chunk.scales,
+                &mut chunk.mins,
+            );
+            totals[half] = dot_few::<C, N, D>(&place, chunk, tile, part.clone(), totals[half]);
+        }
+    }
+    for half in 0..HALVES {
+        for n in 0..N {
+            // SAFETY: 64 writable bytes.
+            unsafe { _mm512_storeu_ps(sums[n][half].as_mut_ptr(), totals[half][n]) };
+        }
+    }
+}
+
+/// The arithmetic of [`dot`], in its order, set by set of blocks.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn dot_few<C: Codes, const N: usize, const D: usize>(
+    place: &chunk::Place<'_>,
+    chunk: &Chunk,
+    tile: Tile<'_>,
+    cols: Range<usize>,
+    mut totals: [__m512; N],
+) -> [__m512; N] {
+    let blocks = cols.len() / SCALE_GROUP;
+    let codes = &tile.codes[cols.start / 4 * D * N..][..blocks * 8 * D * N];
+    let scales = &tile.scales[cols.start / SCALE_GROUP * N..][..blocks * N];
+    let code_sums = &tile.sums[cols.start / SUM_GROUP * N..][..blocks * 2 * N];
+    let parts = if C::SHAPE.sixteens { 2 } else { 1 };
+    let lines = 8 / parts;
+    for set in 0..blocks / C::SET {
+        let mut terms = [[_mm512_setzero_ps(); N]; 4];
+        for part in 0..parts {
+            let mut products = [[[_mm512_setzero_si512(); D]; N]; 4];
+            let sum_of = |block: usize, n: usize| {
+                let at = block * 2 * N + n;
+                if C::SHAPE.sixteens {
+                    code_sums[at + part * N]
+                } else {
+                    code_sums[at] + code_sums[at + N]
+                }
+            };
+            if !C::SHAPE.mins {
+                for b in 0..C::SET {
+                    for n in 0..N {
+                        let sum = sum_of(set * C::SET + b, n);
+                        products[b][n][D - 1] = _mm512_set1_epi32(-C::SHAPE.offset * sum);
+                    }
+                }
+            }
+            for line in 0..lines {
+                let unit = part * lines + line;
+                let w = C::lines::<Wide>(place, set, unit);
+                for b in 0..C::SET {
+                    let line = (set * C::SET + b) * 8 + unit;
+                    for d in 0..D {
+                        for n in 0..N {
+                            // SAFETY: `line < blocks · 8`, and the tile holds D · N words for each, as cut above.
+                            let x = unsafe { *codes.get_unchecked((line * D + d) * N + n) };
+                            let x = _mm512_set1_epi32(x);
+                            products[b][n][d] = _mm512_dpbusd_epi32(products[b][n][d], w[b], x);
+                        }
+                    }
+                }
+            }
+            for b in 0..C::SET {
+                let at = (set * C::SET + b) * parts + part;
+                let scale = load_ps(&chunk.scales[at]);
+                for n in 0..N {
+                    let product = join(products[b][n]);
+                    terms[b][n] = if part == 0 {
+                        _mm512_mul_ps(product, scale)
+                    } else {
+                        _mm512_fmadd_ps(product, scale, terms[b][n])
+                    };
+                    if C::SHAPE.mins {
+                        let min = load_ps(&chunk.mins[at]);
+                        let sum = _mm512_set1_epi32(sum_of(set * C::SET + b, n));
+                        let sum = _mm512_cvtepi32_ps(sum);
+                        terms[b][n] = _mm512_fnmadd_ps(min, sum, terms[b][n]);
+                    }
+                }
+            }
+        }
+        for b in 0..C::SET {
+            for n in 0..N {
+                let scale = _mm512_set1_ps(scales[(set * C::SET + b) * N + n]);
+                totals[n] = _mm512_fmadd_ps(terms[b][n], scale, totals[n]);
+            }
+        }
+    }
+    totals
 }
 
 /// One digit, or an upper digit of weight 256 and a lower one, as f32.

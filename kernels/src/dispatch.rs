@@ -157,6 +157,33 @@ pub(crate) fn expand(
     }
 }
 
+/// Whether `multiply_few` is the way for so few columns and digits.
+pub(crate) fn takes_few(isa: Isa, columns: usize, digits: usize) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => columns * digits <= avx512::FEW,
+        _ => false,
+    }
+}
+
+/// See `avx512::multiply_few`. Only where `takes_few`.
+pub(crate) fn multiply_few(
+    isa: Isa,
+    format: Format,
+    cols: usize,
+    panel: &[u8],
+    tile: Tile<'_>,
+    chunk: &mut Chunk,
+    sums: &mut [TileSums],
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::multiply_few(format, cols, panel, tile, chunk, sums) },
+        _ => unreachable!("nobody else takes few"),
+    }
+}
+
 /// See `avx512::multiply`. SIMD only.
 pub(crate) fn multiply(
     isa: Isa,

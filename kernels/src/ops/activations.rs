@@ -130,6 +130,11 @@ impl Activations {
         self.cols
     }
 
+    /// Digits of each value.
+    pub(super) fn digits(&self) -> usize {
+        self.precision.digits()
+    }
+
     pub(super) fn floats(&self, column: usize) -> &[f32] {
         &self.x[column * self.cols..][..self.cols]
     }

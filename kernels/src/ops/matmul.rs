@@ -324,31 +324,36 @@ fn panel_rows(
     scratch: &mut Scratch,
     store: impl Fn(usize, usize, &[f32]),
 ) {
-    let shape = shape(w.format);
     let index = rows.start / PANEL_ROWS;
     let panel = w.panel(index);
-    let chunk_bytes = PANEL_ROWS * w.format.row_bytes(CHUNK_COLS);
     let sums = &mut scratch.sums[..x.columns()];
-    sums.fill([[0.0; LANES]; HALVES]);
-    for chunk in 0..w.cols.div_ceil(CHUNK_COLS) {
-        // The next panel follows this one.
-        let ahead = index * panel.len() + (chunk + CHUNKS_AHEAD) * chunk_bytes;
-        let ahead = &w.data[ahead.min(w.data.len())..];
-        dispatch::prefetch(isa, &ahead[..chunk_bytes.min(ahead.len())]);
-        for (half, expanded) in scratch.chunks.iter_mut().enumerate() {
-            dispatch::expand(isa, w.format, w.cols, (panel, half), chunk, expanded);
-        }
-        let cols = chunk * CHUNK_COLS..w.cols.min((chunk + 1) * CHUNK_COLS);
-        for tile in 0..x.tiles() {
-            let sums = &mut sums[x.tile_columns(tile)];
-            dispatch::multiply(
-                isa,
-                shape,
-                &scratch.chunks,
-                x.tile(tile),
-                cols.clone(),
-                sums,
-            );
+    if dispatch::takes_few(isa, x.columns(), x.digits()) {
+        let chunk = &mut scratch.chunks[0];
+        dispatch::multiply_few(isa, w.format, w.cols, panel, x.tile(0), chunk, sums);
+    } else {
+        sums.fill([[0.0; LANES]; HALVES]);
+        let shape = shape(w.format);
+        let chunk_bytes = PANEL_ROWS * w.format.row_bytes(CHUNK_COLS);
+        for chunk in 0..w.cols.div_ceil(CHUNK_COLS) {
+            // The next panel follows this one.
+            let ahead = index * panel.len() + (chunk + CHUNKS_AHEAD) * chunk_bytes;
+            let ahead = &w.data[ahead.min(w.data.len())..];
+            dispatch::prefetch(isa, &ahead[..chunk_bytes.min(ahead.len())]);
+            for (half, expanded) in scratch.chunks.iter_mut().enumerate() {
+                dispatch::expand(isa, w.format, w.cols, (panel, half), chunk, expanded);
+            }
+            let cols = chunk * CHUNK_COLS..w.cols.min((chunk + 1) * CHUNK_COLS);
+            for tile in 0..x.tiles() {
+                let sums = &mut sums[x.tile_columns(tile)];
+                dispatch::multiply(
+                    isa,
+                    shape,
+                    &scratch.chunks,
+                    x.tile(tile),
+                    cols.clone(),
+                    sums,
+                );
+            }
         }
     }
     for (column, sums) in sums.iter().enumerate() {

@@ -190,8 +190,9 @@ impl Lanes for PlainLanes {
     }
 }
 
-/// The place of one chunk in a panel.
-struct Place<'a> {
+/// The place of one chunk in half a panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
     /// Its group of blocks.
     group: &'a [u8],
     /// Blocks in the group.
@@ -222,17 +223,55 @@ impl Place<'_> {
     }
 }
 
-/// Expands chunk `index` of one half of a panel; a last chunk shorter than 256 columns fills the front of `out`.
+/// A format's codes as vectors.
+///
+/// A word of a file often holds codes of several blocks of 32 columns, in different bits: such blocks are a *set*, and
+/// are unpacked together.
+pub(crate) trait Codes {
+    const FORMAT: Format;
+    const SHAPE: Shape = shape(Self::FORMAT);
+    /// Blocks of 32 columns in a set.
+    const SET: usize = 1;
+    /// Line `unit` (0 to 7: four columns) of each block of set `set` of the chunk.
+    fn lines<L: Lanes>(place: &Place<'_>, set: usize, unit: usize) -> [L::Words; 4];
+}
+
+/// Evaluates an expression with `$codes` as the format's [`Codes`].
+macro_rules! with_codes {
+    ($format:expr, $codes:ident => $body:expr) => {
+        match $format {
+            Format::Q4_0 => with_codes!(@ chunk::Q4_0, $codes, $body),
+            Format::Q4_1 => with_codes!(@ chunk::Q4_1, $codes, $body),
+            Format::Q5_0 => with_codes!(@ chunk::Q5_0, $codes, $body),
+            Format::Q5_1 => with_codes!(@ chunk::Q5_1, $codes, $body),
+            Format::Q8_0 => with_codes!(@ chunk::Q8_0, $codes, $body),
+            Format::Q2K => with_codes!(@ chunk::Q2K, $codes, $body),
+            Format::Q3K => with_codes!(@ chunk::Q3K, $codes, $body),
+            Format::Q4K => with_codes!(@ chunk::Q4K, $codes, $body),
+            Format::Q5K => with_codes!(@ chunk::Q5K, $codes, $body),
+            Format::Q6K => with_codes!(@ chunk::Q6K, $codes, $body),
+            Format::Iq4Nl => with_codes!(@ chunk::Iq4Nl, $codes, $body),
+            Format::Iq4Xs => with_codes!(@ chunk::Iq4Xs, $codes, $body),
+            Format::F32 | Format::F16 | Format::Bf16 => unreachable!("floats have no panels"),
+        }
+    };
+    (@ $name:path, $codes:ident, $body:expr) => {{
+        type $codes = $name;
+        $body
+    }};
+}
+pub(crate) use with_codes;
+
+/// Finds chunk `index` in one half of a panel.
 ///
 /// **Shapes** `panel`: `panel_bytes(format, cols)`.
 #[inline(always)]
-pub(crate) fn expand<L: Lanes>(
+pub(crate) fn place<'a>(
     format: Format,
     cols: usize,
-    (panel, half): (&[u8], usize),
+    (panel, half): (&'a [u8], usize),
     index: usize,
-    out: &mut Chunk,
-) {
+) -> Place<'a> {
     let per_chunk = CHUNK_COLS / format.block_elements();
     let blocks = cols / format.block_elements();
     let group_size = group_blocks(format);
@@ -240,110 +279,142 @@ pub(crate) fn expand<L: Lanes>(
     let group = first / group_size;
     let bytes = LANES * format.block_bytes();
     let in_group = group_size.min(blocks - group * group_size);
-    let place = Place {
+    Place {
         group: &panel[(group * group_size * HALVES + half * in_group) * bytes..],
         blocks: in_group,
         first: first % group_size,
-    };
-    let blocks = 0..per_chunk.min(blocks - first);
-    // Small blocks: codes, perhaps a fifth bit, a scale, perhaps a min.
-    match format {
-        Format::Q4_0 => {
-            for block in blocks {
-                nibbles::<L>(place.words(0, block), lines(out, block));
-                scale::<L>(&place, block, 16, out);
+    }
+}
+
+/// Expands chunk `index` of one half of a panel; a last chunk shorter than 256 columns fills the front of `out`.
+///
+/// **Shapes** `panel`: `panel_bytes(format, cols)`.
+#[inline(always)]
+pub(crate) fn expand<L: Lanes>(
+    format: Format,
+    cols: usize,
+    panel: (&[u8], usize),
+    index: usize,
+    out: &mut Chunk,
+) {
+    use super::chunk;
+    with_codes!(format, C => expand_as::<L, C>(cols, panel, index, out));
+}
+
+#[inline(always)]
+fn expand_as<L: Lanes, C: Codes>(
+    cols: usize,
+    panel: (&[u8], usize),
+    index: usize,
+    out: &mut Chunk,
+) {
+    let place = place(C::FORMAT, cols, panel, index);
+    let blocks = (cols - index * CHUNK_COLS).min(CHUNK_COLS) / 32;
+    scales::<L>(C::FORMAT, &place, blocks, &mut out.scales, &mut out.mins);
+    for (set, out) in out
+        .codes
+        .chunks_exact_mut(C::SET * 8)
+        .enumerate()
+        .take(blocks / C::SET)
+    {
+        for unit in 0..8 {
+            let lines = C::lines::<L>(&place, set, unit);
+            for (block, line) in lines.into_iter().enumerate().take(C::SET) {
+                L::store(line, &mut out[block * 8 + unit]);
             }
         }
-        Format::Iq4Nl => {
-            for block in blocks {
-                iq4::<L>(place.words(0, block), lines(out, block));
-                scale::<L>(&place, block, 16, out);
-            }
-        }
-        Format::Q4_1 => {
-            for block in blocks {
-                nibbles::<L>(place.words(0, block), lines(out, block));
-                scale::<L>(&place, block, 16, out);
-                min::<L>(&place, block, 18, out);
-            }
-        }
-        Format::Q5_0 => {
-            for block in blocks {
-                five_bits::<L>(&place, block, lines(out, block));
-                scale::<L>(&place, block, 20, out);
-            }
-        }
-        Format::Q5_1 => {
-            for block in blocks {
-                five_bits::<L>(&place, block, lines(out, block));
-                scale::<L>(&place, block, 20, out);
-                min::<L>(&place, block, 22, out);
-            }
-        }
-        Format::Q8_0 => {
-            for block in blocks {
-                signed_bytes::<L>(place.words(0, block), lines(out, block));
-                scale::<L>(&place, block, 32, out);
-            }
-        }
-        Format::Q2K => q2_k::<L>(&place, out),
-        Format::Q3K => q3_k::<L>(&place, out),
-        Format::Q4K => q4_k::<L>(&place, out),
-        Format::Q5K => q5_k::<L>(&place, out),
-        Format::Q6K => q6_k::<L>(&place, out),
-        Format::Iq4Xs => iq4_xs::<L>(&place, out),
+    }
+}
+
+/// Scales of a chunk, and its mins where the format has them.
+#[inline(always)]
+pub(crate) fn scales<L: Lanes>(
+    format: Format,
+    place: &Place<'_>,
+    blocks: usize,
+    scales: &mut [Floats; CHUNK_COLS / 16],
+    mins: &mut [Floats; CHUNK_COLS / 16],
+) {
+    // Small blocks: where a block has its scale, and perhaps its min.
+    let (scale_at, min_at) = match format {
+        Format::Q4_0 | Format::Iq4Nl => (16, None),
+        Format::Q4_1 => (16, Some(18)),
+        Format::Q5_0 => (20, None),
+        Format::Q5_1 => (20, Some(22)),
+        Format::Q8_0 => (32, None),
+        Format::Q2K => return scales_q2_k::<L>(place, scales, mins),
+        Format::Q3K => return scales_q3_k::<L>(place, scales),
+        Format::Q4K => return scales_6_bits::<L>(place, 128, scales, mins),
+        Format::Q5K => return scales_6_bits::<L>(place, 160, scales, mins),
+        Format::Q6K => return scales_q6_k::<L>(place, scales),
+        Format::Iq4Xs => return scales_iq4_xs::<L>(place, scales),
         Format::F32 | Format::F16 | Format::Bf16 => unreachable!("floats have no panels"),
+    };
+    for block in 0..blocks {
+        L::store_floats(L::floats(place.halves(scale_at, block)), &mut scales[block]);
+        if let Some(at) = min_at {
+            // A file stores what is added, a chunk what is subtracted.
+            let mut flipped = *place.halves(at, block);
+            for high in flipped.iter_mut().skip(1).step_by(2) {
+                *high ^= 0x80;
+            }
+            L::store_floats(L::floats(&flipped), &mut mins[block]);
+        }
     }
-}
-
-/// The lines of 32 columns.
-#[inline(always)]
-fn lines(out: &mut Chunk, block: usize) -> &mut [Words; 8] {
-    &mut out.codes.as_chunks_mut::<8>().0[block]
-}
-
-#[inline(always)]
-fn scale<L: Lanes>(place: &Place<'_>, block: usize, at: usize, out: &mut Chunk) {
-    L::store_floats(L::floats(place.halves(at, block)), &mut out.scales[block]);
-}
-
-/// A file stores what is added, a chunk what is subtracted.
-#[inline(always)]
-fn min<L: Lanes>(place: &Place<'_>, block: usize, at: usize, out: &mut Chunk) {
-    let halves = L::xor(L::widen(place.halves(at, block)), L::splat(0x8000));
-    let mut words = [0; LANES];
-    L::store(halves, &mut words);
-    let mut bytes = [0; 32];
-    for (bytes, word) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(words) {
-        *bytes = (word as u16).to_le_bytes();
-    }
-    L::store_floats(L::floats(&bytes), &mut out.mins[block]);
 }
 
 /// The lowest `bits` bits of each byte, after a shift.
 #[inline(always)]
-fn part<L: Lanes>(words: L::Words, shift: u32, bits: u32) -> L::Words {
+fn part<L: Lanes>(words: L::Words, shift: usize, bits: u32) -> L::Words {
     let mask = L::splat(((1 << bits) - 1) * 0x0101_0101);
-    L::and(L::shift_right(words, shift), mask)
+    L::and(L::shift_right(words, shift as u32), mask)
 }
 
+/// `value` in bits `at` and up of each byte of `words`.
 #[inline(always)]
-fn nibbles<L: Lanes>(codes: &[[u8; 64]; 4], out: &mut [Words; 8]) {
-    for (unit, codes) in codes.iter().enumerate() {
-        let words = L::load(codes);
-        L::store(part::<L>(words, 0, 4), &mut out[unit]);
-        L::store(part::<L>(words, 4, 4), &mut out[unit + 4]);
-    }
+fn with_top<L: Lanes>(words: L::Words, value: L::Words, at: u32) -> L::Words {
+    L::or(words, L::shift_left(value, at))
 }
 
+/// One line, in a set of one.
 #[inline(always)]
-fn iq4<L: Lanes>(codes: &[[u8; 64]; 4], out: &mut [Words; 8]) {
-    for (unit, codes) in codes.iter().enumerate() {
-        let words = L::load(codes);
-        let value = |shift| L::look_up(&IQ4_CODES, part::<L>(words, shift, 4));
-        L::store(value(0), &mut out[unit]);
-        L::store(value(4), &mut out[unit + 4]);
-    }
+fn single<W: Copy>(line: W) -> [W; 4] {
+    [line; 4]
+}
+
+/// Declares a format's codes.
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident, $set:literal, |$place:ident, $set_index:ident, $unit:ident| $body:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+
+        impl Codes for $name {
+            const FORMAT: Format = Format::$name;
+            const SET: usize = $set;
+
+            #[inline(always)]
+            fn lines<L: Lanes>($place: &Place<'_>, $set_index: usize, $unit: usize) -> [L::Words; 4] {
+                $body
+            }
+        }
+    };
+}
+
+/// A line of a small block: four words, low nibbles then high ones.
+#[inline(always)]
+fn nibbles<L: Lanes>(place: &Place<'_>, block: usize, unit: usize) -> L::Words {
+    let words = L::load(&place.words::<4>(0, block)[unit % 4]);
+    part::<L>(words, unit / 4 * 4, 4)
+}
+
+/// The same, and a word with bit 4 of all 32 codes: bit *i* belongs to code *i*.
+#[inline(always)]
+fn five_bits<L: Lanes>(place: &Place<'_>, block: usize, unit: usize) -> L::Words {
+    let high = L::load(&place.words::<1>(16, block)[0]);
+    // Four bits to the lowest bit of four bytes: the products b·2⁰, b·2⁷, b·2¹⁴ and b·2²¹ do not overlap there.
+    let bits = L::and(L::shift_right(high, 4 * unit as u32), L::splat(15));
+    let spread = L::and(L::mul(bits, L::splat(0x0020_4081)), L::splat(0x0101_0101));
+    with_top::<L>(nibbles::<L>(place, block, unit), spread, 4)
 }
 
 /// [`IQ4_TABLE`] plus 128.
@@ -357,31 +428,110 @@ const IQ4_CODES: [u8; 16] = {
     codes
 };
 
-/// Nibbles, and a word with bit 4 of all 32: bit *i* belongs to code *i*.
-#[inline(always)]
-fn five_bits<L: Lanes>(place: &Place<'_>, block: usize, out: &mut [Words; 8]) {
-    let high = L::load(&place.words::<1>(16, block)[0]);
-    // Four bits to the lowest bit of four bytes: the products b·2⁰, b·2⁷, b·2¹⁴ and b·2²¹ do not overlap there.
-    let bit_4 = |line: u32| {
-        let bits = L::and(L::shift_right(high, 4 * line), L::splat(15));
-        let spread = L::mul(bits, L::splat(0x0020_4081));
-        L::shift_left(L::and(spread, L::splat(0x0101_0101)), 4)
-    };
-    for (unit, codes) in place.words::<4>(0, block).iter().enumerate() {
-        let words = L::load(codes);
-        let line = unit as u32;
-        L::store(L::or(part::<L>(words, 0, 4), bit_4(line)), &mut out[unit]);
-        let upper = L::or(part::<L>(words, 4, 4), bit_4(line + 4));
-        L::store(upper, &mut out[unit + 4]);
+codes!(Q4_0, 1, |place, set, unit| single(nibbles::<L>(
+    place, set, unit
+)));
+codes!(Q4_1, 1, |place, set, unit| single(nibbles::<L>(
+    place, set, unit
+)));
+codes!(Q5_0, 1, |place, set, unit| single(five_bits::<L>(
+    place, set, unit
+)));
+codes!(Q5_1, 1, |place, set, unit| single(five_bits::<L>(
+    place, set, unit
+)));
+codes!(Iq4Nl, 1, |place, set, unit| {
+    single(L::look_up(&IQ4_CODES, nibbles::<L>(place, set, unit)))
+});
+codes!(
+    /// Eight words of signed bytes; the offset takes 128 off again.
+    Q8_0,
+    1,
+    |place, set, unit| {
+        let words = L::load(&place.words::<8>(0, set)[unit]);
+        single(L::xor(words, L::splat(0x8080_8080)))
     }
-}
+);
+codes!(
+    /// Eight words hold the four blocks of a half in their pairs of bits.
+    Q2K,
+    4,
+    |place, set, unit| {
+        let words = L::load(&place.words::<16>(0, 0)[set * 8 + unit]);
+        [
+            part::<L>(words, 0, 2),
+            part::<L>(words, 2, 2),
+            part::<L>(words, 4, 2),
+            part::<L>(words, 6, 2),
+        ]
+    }
+);
+codes!(
+    /// The same, and bit 2 of all eight blocks in the bits of eight words more.
+    Q3K,
+    4,
+    |place, set, unit| {
+        let [a, b, c, d] = Q2K::lines::<L>(place, set, unit);
+        let high = L::load(&place.words::<8>(64, 0)[unit]);
+        [
+            with_top::<L>(a, part::<L>(high, 4 * set, 1), 2),
+            with_top::<L>(b, part::<L>(high, 4 * set + 1, 1), 2),
+            with_top::<L>(c, part::<L>(high, 4 * set + 2, 1), 2),
+            with_top::<L>(d, part::<L>(high, 4 * set + 3, 1), 2),
+        ]
+    }
+);
+codes!(
+    /// Eight words hold one block in their low nibbles and the next in their high ones.
+    Q4K,
+    2,
+    |place, set, unit| {
+        let words = L::load(&place.words::<32>(0, 0)[set * 8 + unit]);
+        let (low, high) = (part::<L>(words, 0, 4), part::<L>(words, 4, 4));
+        [low, high, low, high]
+    }
+);
+codes!(
+    /// The same, and bit 4 of all eight blocks in the bits of eight words more.
+    Q5K,
+    2,
+    |place, set, unit| {
+        let [low, high, ..] = Q4K::lines::<L>(place, set, unit);
+        let top = L::load(&place.words::<8>(128, 0)[unit]);
+        let low = with_top::<L>(low, part::<L>(top, 2 * set, 1), 4);
+        let high = with_top::<L>(high, part::<L>(top, 2 * set + 1, 1), 4);
+        [low, high, low, high]
+    }
+);
+codes!(
+    /// Each half of 128 columns has 16 words of nibbles, low ones then high ones, and eight words with the upper pairs of
+    /// bits of its four blocks.
+    Q6K,
+    4,
+    |place, set, unit| {
+        let codes = place.words::<32>(0, 0);
+        let first = L::load(&codes[set * 16 + unit]);
+        let second = L::load(&codes[set * 16 + 8 + unit]);
+        let top = L::load(&place.words::<16>(128, 0)[set * 8 + unit]);
+        [
+            with_top::<L>(part::<L>(first, 0, 4), part::<L>(top, 0, 2), 4),
+            with_top::<L>(part::<L>(second, 0, 4), part::<L>(top, 2, 2), 4),
+            with_top::<L>(part::<L>(first, 4, 4), part::<L>(top, 4, 2), 4),
+            with_top::<L>(part::<L>(second, 4, 4), part::<L>(top, 6, 2), 4),
+        ]
+    }
+);
+codes!(
+    /// Four words a block, as IQ4_NL.
+    Iq4Xs,
+    1,
+    |place, set, unit| {
+        let words = L::load(&place.words::<32>(0, 0)[set * 4 + unit % 4]);
+        single(L::look_up(&IQ4_CODES, part::<L>(words, unit / 4 * 4, 4)))
+    }
+);
 
-#[inline(always)]
-fn signed_bytes<L: Lanes>(codes: &[[u8; 64]; 8], out: &mut [Words; 8]) {
-    for (codes, out) in codes.iter().zip(out) {
-        L::store(L::xor(L::load(codes), L::splat(0x8080_8080)), out);
-    }
-}
+type Numbers = [Floats; CHUNK_COLS / 16];
 
 /// `d` times byte `index` of a row's word.
 #[inline(always)]
@@ -390,8 +540,15 @@ fn scaled<L: Lanes>(d: L::Floats, words: L::Words, index: u32, out: &mut Floats)
     L::store_floats(L::times(d, L::convert(byte)), out);
 }
 
+/// `d` times a scale of six bits less 32.
 #[inline(always)]
-fn q2_k<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
+fn six_bit_scale<L: Lanes>(d: L::Floats, scale: L::Words, out: &mut Floats) {
+    let scale = L::add(scale, L::splat((-32_i32).cast_unsigned()));
+    L::store_floats(L::times(d, L::convert(scale)), out);
+}
+
+#[inline(always)]
+fn scales_q2_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers, mins: &mut Numbers) {
     let (d, dmin) = (
         L::floats(place.halves(80, 0)),
         L::floats(place.halves(82, 0)),
@@ -400,38 +557,15 @@ fn q2_k<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
         let packed = L::load(packed);
         for i in 0..4 {
             let at = unit * 4 + i as usize;
-            scaled::<L>(d, part::<L>(packed, 0, 4), i, &mut out.scales[at]);
-            scaled::<L>(dmin, part::<L>(packed, 4, 4), i, &mut out.mins[at]);
-        }
-    }
-    for (unit, codes) in place.words::<16>(0, 0).iter().enumerate() {
-        let words = L::load(codes);
-        for run in 0..4 {
-            let line = two_bit_line(unit, run);
-            L::store(part::<L>(words, 2 * run, 2), &mut out.codes[line]);
+            scaled::<L>(d, part::<L>(packed, 0, 4), i, &mut scales[at]);
+            scaled::<L>(dmin, part::<L>(packed, 4, 4), i, &mut mins[at]);
         }
     }
 }
 
-/// Each half of 128 columns has eight words whose pairs of bits are four runs of 32.
+/// Scale i: low nibble of byte i % 8 (high nibble from 8 on), bits 2·(i/4) of byte 8 + i % 4.
 #[inline(always)]
-fn two_bit_line(unit: usize, run: u32) -> usize {
-    unit / 8 * 32 + run as usize * 8 + unit % 8
-}
-
-#[inline(always)]
-fn q3_k<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
-    let high = place.words::<8>(64, 0);
-    for (unit, codes) in place.words::<16>(0, 0).iter().enumerate() {
-        let (words, high) = (L::load(codes), L::load(&high[unit % 8]));
-        for run in 0..4 {
-            let line = two_bit_line(unit, run);
-            let bit = part::<L>(high, line as u32 / 8, 1);
-            let code = L::or(part::<L>(words, 2 * run, 2), L::shift_left(bit, 2));
-            L::store(code, &mut out.codes[line]);
-        }
-    }
-    // Scale i: low nibble of byte i % 8 (high nibble from 8 on), bits 2·(i/4) of byte 8 + i % 4.
+fn scales_q3_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers) {
     let d = L::floats(place.halves(108, 0));
     let [a, b, c] = place.words::<3>(96, 0);
     let (a, b, c) = (L::load(a), L::load(b), L::load(c));
@@ -442,20 +576,9 @@ fn q3_k<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
             let high = L::shift_right(c, 8 * i + 2 * quad);
             let low = L::and(low, L::splat(15));
             let high = L::shift_left(L::and(high, L::splat(3)), 4);
-            six_bit_scale::<L>(
-                d,
-                L::or(low, high),
-                &mut out.scales[(quad * 4 + i) as usize],
-            );
+            six_bit_scale::<L>(d, L::or(low, high), &mut scales[(quad * 4 + i) as usize]);
         }
     }
-}
-
-/// `d` times a scale of six bits less 32.
-#[inline(always)]
-fn six_bit_scale<L: Lanes>(d: L::Floats, scale: L::Words, out: &mut Floats) {
-    let scale = L::add(scale, L::splat((-32_i32).cast_unsigned()));
-    L::store_floats(L::times(d, L::convert(scale)), out);
 }
 
 /// The scales and mins of Q4_K and Q5_K.
@@ -466,82 +589,41 @@ fn six_bit_scale<L: Lanes>(d: L::Floats, scale: L::Words, out: &mut Floats) {
 ///  bytes 8..12  m m m m s s s s    the low bits of min and scale 4..8
 /// ```
 #[inline(always)]
-fn six_bits<L: Lanes>(place: &Place<'_>, at: usize, out: &mut Chunk) {
+fn scales_6_bits<L: Lanes>(place: &Place<'_>, at: usize, scales: &mut Numbers, mins: &mut Numbers) {
     let d = L::floats(place.halves(at + 12, 0));
     let dmin = L::floats(place.halves(at + 14, 0));
     let [a, b, c] = place.words::<3>(at, 0);
     let (a, b, c) = (L::load(a), L::load(b), L::load(c));
-    let top = |words| L::shift_left(part::<L>(words, 6, 2), 4);
-    let scales = [part::<L>(a, 0, 6), L::or(part::<L>(c, 0, 4), top(a))];
-    let mins = [part::<L>(b, 0, 6), L::or(part::<L>(c, 4, 4), top(b))];
+    let (top_a, top_b) = (part::<L>(a, 6, 2), part::<L>(b, 6, 2));
+    let packed = [
+        (part::<L>(a, 0, 6), part::<L>(b, 0, 6)),
+        (
+            with_top::<L>(part::<L>(c, 0, 4), top_a, 4),
+            with_top::<L>(part::<L>(c, 4, 4), top_b, 4),
+        ),
+    ];
     for i in 0..8 {
-        let (word, byte) = (i as usize / 4, i % 4);
-        scaled::<L>(d, scales[word], byte, &mut out.scales[i as usize]);
-        scaled::<L>(dmin, mins[word], byte, &mut out.mins[i as usize]);
-    }
-}
-
-/// Where word `unit` of 32 has its low nibbles; its high ones are eight lines further. 32 bytes hold one run of 32
-/// columns in their low nibbles and the next in their high ones.
-#[inline(always)]
-fn nibble_line(unit: usize) -> usize {
-    unit / 8 * 16 + unit % 8
-}
-
-#[inline(always)]
-fn q4_k<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
-    six_bits::<L>(place, 128, out);
-    for (unit, codes) in place.words::<32>(0, 0).iter().enumerate() {
-        let (words, line) = (L::load(codes), nibble_line(unit));
-        L::store(part::<L>(words, 0, 4), &mut out.codes[line]);
-        L::store(part::<L>(words, 4, 4), &mut out.codes[line + 8]);
+        let (scale, min) = packed[i as usize / 4];
+        scaled::<L>(d, scale, i % 4, &mut scales[i as usize]);
+        scaled::<L>(dmin, min, i % 4, &mut mins[i as usize]);
     }
 }
 
 #[inline(always)]
-fn q5_k<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
-    six_bits::<L>(place, 160, out);
-    let high = place.words::<8>(128, 0);
-    for (unit, codes) in place.words::<32>(0, 0).iter().enumerate() {
-        let (words, line) = (L::load(codes), nibble_line(unit));
-        let high = L::load(&high[unit % 8]);
-        let bit = |run: usize| L::shift_left(part::<L>(high, run as u32, 1), 4);
-        let code = L::or(part::<L>(words, 0, 4), bit(line / 8));
-        L::store(code, &mut out.codes[line]);
-        let code = L::or(part::<L>(words, 4, 4), bit(line / 8 + 1));
-        L::store(code, &mut out.codes[line + 8]);
-    }
-}
-
-#[inline(always)]
-fn q6_k<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
+fn scales_q6_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers) {
     let d = L::floats(place.halves(208, 0));
     for (unit, packed) in place.words::<4>(192, 0).iter().enumerate() {
         let packed = L::load(packed);
         for i in 0..4 {
             let byte = L::shift_right_signed(L::shift_left(packed, 24 - 8 * i), 24);
             let at = unit * 4 + i as usize;
-            L::store_floats(L::times(d, L::convert(byte)), &mut out.scales[at]);
-        }
-    }
-    // Each half of 128: 16 words of nibbles, low then high, and 8 words with four pairs of high bits.
-    let (codes, high) = (place.words::<32>(0, 0), place.words::<16>(128, 0));
-    for (unit, high) in high.iter().enumerate() {
-        let (half, unit, high) = (unit / 8, unit % 8, L::load(high));
-        for run in 0..2 {
-            let words = L::load(&codes[half * 16 + run * 8 + unit]);
-            let top = |shift| L::shift_left(part::<L>(high, shift, 2), 4);
-            let (line, shift) = (half * 32 + run * 8 + unit, 2 * run as u32);
-            let code = L::or(part::<L>(words, 0, 4), top(shift));
-            L::store(code, &mut out.codes[line]);
-            let code = L::or(part::<L>(words, 4, 4), top(shift + 4));
-            L::store(code, &mut out.codes[line + 16]);
+            L::store_floats(L::times(d, L::convert(byte)), &mut scales[at]);
         }
     }
 }
 
 #[inline(always)]
-fn iq4_xs<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
+fn scales_iq4_xs<L: Lanes>(place: &Place<'_>, scales: &mut Numbers) {
     let d = L::floats(place.halves(132, 0));
     let high = L::widen(place.halves(134, 0));
     let low = L::load(&place.words::<1>(128, 0)[0]);
@@ -549,11 +631,7 @@ fn iq4_xs<L: Lanes>(place: &Place<'_>, out: &mut Chunk) {
         let low = L::and(L::shift_right(low, 4 * i), L::splat(15));
         let high = L::and(L::shift_right(high, 2 * i), L::splat(3));
         let scale = L::or(low, L::shift_left(high, 4));
-        six_bit_scale::<L>(d, scale, &mut out.scales[i as usize]);
-    }
-    let codes = place.words::<32>(0, 0).as_chunks::<4>().0;
-    for (run, codes) in codes.iter().enumerate() {
-        iq4::<L>(codes, lines(out, run));
+        six_bit_scale::<L>(d, scale, &mut scales[i as usize]);
     }
 }
 
