@@ -14,9 +14,10 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use crate::ops::{SCALE_GROUP, SUM_GROUP, Tile, TileSums};
+use crate::avx2;
+use crate::ops::{CHUNKS_AHEAD, SCALE_GROUP, SUM_GROUP, Tile, TileSums};
 use crate::panel::chunk::{self, CHUNK_COLS, Chunk, Codes, Lanes, Shape, with_codes};
-use crate::panel::{HALVES, LANES};
+use crate::panel::{HALVES, LANES, PANEL_ROWS, panel_bytes};
 use crate::quant::Format;
 
 /// Vectors of 16 lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines with AVX-512.
@@ -227,20 +228,20 @@ pub(crate) const FEW: usize = 2;
 /// A whole panel times one or two columns: codes go from memory to the product and never back, since with so few columns
 /// the way through an expanded chunk would cost more than the products.
 ///
-/// **Shapes** `chunk`: memory to put scales in; `sums`: one for each column, overwritten.
+/// **Shapes** `run`: the panel, and those after it that the worker goes on to; `chunk`: memory to put scales in; `sums`: one for each column, overwritten.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) fn multiply_few(
     format: Format,
     cols: usize,
-    panel: &[u8],
+    run: &[u8],
     tile: Tile<'_>,
     chunk: &mut Chunk,
     sums: &mut [TileSums],
 ) {
     match (tile.digits, tile.width) {
-        (1, 1) => with_codes!(format, C => panel_few::<C, 1, 1>(cols, panel, tile, chunk, sums)),
-        (1, 2) => with_codes!(format, C => panel_few::<C, 2, 1>(cols, panel, tile, chunk, sums)),
-        (2, 1) => with_codes!(format, C => panel_few::<C, 1, 2>(cols, panel, tile, chunk, sums)),
+        (1, 1) => with_codes!(format, C => panel_few::<C, 1, 1>(cols, run, tile, chunk, sums)),
+        (1, 2) => with_codes!(format, C => panel_few::<C, 2, 1>(cols, run, tile, chunk, sums)),
+        (2, 1) => with_codes!(format, C => panel_few::<C, 1, 2>(cols, run, tile, chunk, sums)),
         (digits, width) => unreachable!("{width} columns of {digits} digits are not few"),
     }
 }
@@ -248,14 +249,18 @@ pub(crate) fn multiply_few(
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn panel_few<C: Codes, const N: usize, const D: usize>(
     cols: usize,
-    panel: &[u8],
+    run: &[u8],
     tile: Tile<'_>,
     chunk: &mut Chunk,
     sums: &mut [TileSums],
 ) {
+    let panel = &run[..panel_bytes(C::FORMAT, cols)];
     let sums: &mut [TileSums; N] = sums.try_into().expect("sums for each column of the tile");
     let mut totals = [[_mm512_setzero_ps(); N]; HALVES];
+    let chunk_bytes = PANEL_ROWS * C::FORMAT.row_bytes(CHUNK_COLS);
     for index in 0..cols.div_ceil(CHUNK_COLS) {
+        let ahead = ((index + CHUNKS_AHEAD) * chunk_bytes).min(run.len());
+        avx2::prefetch(&run[ahead..(ahead + chunk_bytes).min(run.len())]);
         let part = index * CHUNK_COLS..cols.min((index + 1) * CHUNK_COLS);
         let blocks = part.len() / SCALE_GROUP;
         for half in 0..HALVES {

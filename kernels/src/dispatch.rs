@@ -171,7 +171,7 @@ pub(crate) fn multiply_few(
     isa: Isa,
     format: Format,
     cols: usize,
-    panel: &[u8],
+    run: &[u8],
     tile: Tile<'_>,
     chunk: &mut Chunk,
     sums: &mut [TileSums],
@@ -179,7 +179,7 @@ pub(crate) fn multiply_few(
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
-        Isa::Avx512 => unsafe { avx512::multiply_few(format, cols, panel, tile, chunk, sums) },
+        Isa::Avx512 => unsafe { avx512::multiply_few(format, cols, run, tile, chunk, sums) },
         _ => unreachable!("nobody else takes few"),
     }
 }

@@ -22,7 +22,7 @@ use crate::team::{Team, Worker};
 pub use activations::{Activations, Precision};
 pub(crate) use activations::{ColumnMut, SCALE_GROUP, SUM_GROUP, Tile, quantize_column};
 pub use attention::{AttentionShape, KvLayer, KvLayerMut, KvSlot, Query};
-pub(crate) use matmul::TileSums;
+pub(crate) use matmul::{CHUNKS_AHEAD, TileSums};
 pub use matmul::{Matrix, pack};
 pub use rows::{GateUp, RopeStyle, rope_table};
 

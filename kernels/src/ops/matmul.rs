@@ -85,6 +85,9 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// One part in so many of a matrix is handed out step by step.
+const SPARE_SHARE: usize = 8;
+
 /// Float rows that a worker multiplies together.
 const ROWS: usize = 4;
 
@@ -184,14 +187,7 @@ impl Kernels {
         let isa = self.isa;
         let in_panels = !w.format.is_float() && isa != Isa::Portable;
         let step = if in_panels { PANEL_ROWS } else { ROWS };
-        // Some sixteen pieces a worker even out their speeds; the last worker then idles for a sixteenth of a share at
-        // most. Pieces stay large enough for memory to stream.
-        let piece = w
-            .rows
-            .div_ceil(16 * self.team.threads())
-            .next_multiple_of(step)
-            .min(256);
-        let pieces = w.rows.div_ceil(piece);
+        let steps = w.rows.div_ceil(step);
         let y = Disjoint::new(y);
         let scratch = Disjoint::new(&mut self.scratch);
         let taken = &self.taken;
@@ -205,19 +201,26 @@ impl Kernels {
                 let scratch = &mut unsafe { scratch.slice(worker.index..worker.index + 1) }[0];
                 let store = |column: usize, row: usize, values: &[f32]| {
                     let at = column * w.rows + row;
-                    // SAFETY: each piece of rows is taken by one worker.
+                    // SAFETY: each step of rows is computed by one worker.
                     unsafe { y.slice(at..at + values.len()) }.copy_from_slice(values);
                 };
-                while let Some(index) = take(taken, pieces) {
-                    let rows = index * piece..((index + 1) * piece).min(w.rows);
-                    for start in rows.clone().step_by(step) {
-                        let rows = start..(start + step).min(rows.end);
+                let mut compute = |steps: Range<usize>| {
+                    let end = w.rows.min(steps.end * step);
+                    for start in (steps.start * step..end).step_by(step) {
+                        let rows = start..(start + step).min(end);
                         match isa {
-                            _ if in_panels => panel_rows(isa, w, rows, x, scratch, store),
+                            _ if in_panels => panel_rows(isa, w, (rows, end), x, scratch, store),
                             Isa::Portable => portable_rows(w, rows, x, scratch, store),
                             _ => float_rows(isa, w, rows, x, scratch, store),
                         }
                     }
+                };
+                // Most of the rows are shared out beforehand, so that each worker reads memory straight on; the rest, one
+                // step at a time, evens out their speeds.
+                let shared = steps - steps / SPARE_SHARE;
+                compute(worker.share(shared, 1));
+                while let Some(index) = take(taken, steps - shared) {
+                    compute(shared + index..shared + index + 1);
                 }
             },
         );
@@ -311,34 +314,36 @@ fn float_rows(
     }
 }
 
-/// Chunks that are fetched from memory while one is multiplied. What a core reads meanwhile should cover the latency of
-/// memory; more than that throws other things out of L1.
-const CHUNKS_AHEAD: usize = 1;
+/// How many chunks ahead of the one that is multiplied memory is asked for, into L2: into L1 it would be slower, since a
+/// core keeps few requests of L1 under way.
+pub(crate) const CHUNKS_AHEAD: usize = 4;
 
 /// One panel: each chunk is expanded once and multiplied with every tile.
+///
+/// The worker goes on to row `end`, which is how far it is worth to fetch ahead.
 fn panel_rows(
     isa: Isa,
     w: &Matrix<'_>,
-    rows: Range<usize>,
+    (rows, end): (Range<usize>, usize),
     x: &Activations,
     scratch: &mut Scratch,
     store: impl Fn(usize, usize, &[f32]),
 ) {
     let index = rows.start / PANEL_ROWS;
     let panel = w.panel(index);
+    let run = &w.data[index * panel.len()..end.div_ceil(PANEL_ROWS) * panel.len()];
     let sums = &mut scratch.sums[..x.columns()];
     if dispatch::takes_few(isa, x.columns(), x.digits()) {
         let chunk = &mut scratch.chunks[0];
-        dispatch::multiply_few(isa, w.format, w.cols, panel, x.tile(0), chunk, sums);
+        dispatch::multiply_few(isa, w.format, w.cols, run, x.tile(0), chunk, sums);
     } else {
         sums.fill([[0.0; LANES]; HALVES]);
         let shape = shape(w.format);
         let chunk_bytes = PANEL_ROWS * w.format.row_bytes(CHUNK_COLS);
         for chunk in 0..w.cols.div_ceil(CHUNK_COLS) {
-            // The next panel follows this one.
-            let ahead = index * panel.len() + (chunk + CHUNKS_AHEAD) * chunk_bytes;
-            let ahead = &w.data[ahead.min(w.data.len())..];
-            dispatch::prefetch(isa, &ahead[..chunk_bytes.min(ahead.len())]);
+            let ahead = ((chunk + CHUNKS_AHEAD) * chunk_bytes).min(run.len());
+            let ahead = &run[ahead..(ahead + chunk_bytes).min(run.len())];
+            dispatch::prefetch(isa, ahead);
             for (half, expanded) in scratch.chunks.iter_mut().enumerate() {
                 dispatch::expand(isa, w.format, w.cols, (panel, half), chunk, expanded);
             }
