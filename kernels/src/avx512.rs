@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code, reason = "SIMD loads go through pointers")]
 
+mod attention;
+
 use std::arch::x86_64::{
     __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
     _mm512_broadcast_i32x4, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
@@ -18,6 +20,8 @@ use crate::ops::{SCALE_GROUP, SUM_GROUP, Tile, TileSums};
 use crate::panel::chunk::{self, Chunk, Lanes, Shape};
 use crate::panel::{HALVES, LANES};
 use crate::quant::Format;
+
+pub(crate) use attention::attend_span;
 
 /// Vectors of 16 lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines with AVX-512.
 struct Wide;

@@ -1,7 +1,5 @@
 //! Attention against a naive computation in f64.
 
-use half::f16;
-
 use std::ops::Range;
 
 use super::*;
@@ -10,8 +8,9 @@ use super::*;
 struct Scene {
     shape: AttentionShape,
     block_positions: usize,
-    k: Vec<f16>,
-    v: Vec<f16>,
+    format: KvFormat,
+    k: Vec<u8>,
+    v: Vec<u8>,
     tables: Vec<u32>,
     queries: Vec<Query>,
     q: Vec<f32>,
@@ -22,17 +21,33 @@ const SEQUENCES: usize = 2;
 
 impl Scene {
     fn new(shape: AttentionShape, block_positions: usize, wanted: &[(usize, u32)]) -> Scene {
-        let table_len = SEQUENCE_POSITIONS.div_ceil(block_positions);
+        Scene::stored(
+            KvFormat::F16,
+            SEQUENCE_POSITIONS,
+            shape,
+            block_positions,
+            wanted,
+        )
+    }
+
+    fn stored(
+        format: KvFormat,
+        sequence_positions: usize,
+        shape: AttentionShape,
+        block_positions: usize,
+        wanted: &[(usize, u32)],
+    ) -> Scene {
+        let table_len = sequence_positions.div_ceil(block_positions);
         let blocks = SEQUENCES * table_len;
         // 37 is prime to every number of blocks used here, so this visits each block once, out of order.
         assert!(!blocks.is_multiple_of(37));
         let tables: Vec<u32> = (0..blocks).map(|i| (i * 37 % blocks) as u32).collect();
-        let elements = blocks * shape.kv_heads * block_positions * shape.head_dim;
+        let bytes = blocks * shape.kv_heads * format.plane_bytes(shape.head_dim, block_positions);
         // Places that nobody stores to must never be read.
-        let (mut k, mut v) = (vec![f16::NAN; elements], vec![f16::NAN; elements]);
-        let slots: Vec<KvSlot> = (0..SEQUENCES * SEQUENCE_POSITIONS)
+        let (mut k, mut v) = (vec![NAN_BYTE; bytes], vec![NAN_BYTE; bytes]);
+        let slots: Vec<KvSlot> = (0..SEQUENCES * sequence_positions)
             .map(|i| {
-                let (sequence, position) = (i / SEQUENCE_POSITIONS, i % SEQUENCE_POSITIONS);
+                let (sequence, position) = (i / sequence_positions, i % sequence_positions);
                 let block = tables[sequence * table_len + position / block_positions];
                 KvSlot {
                     block,
@@ -44,9 +59,12 @@ impl Scene {
         let layer = KvLayerMut {
             k: &mut k,
             v: &mut v,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            block_positions,
+            shape: KvShape {
+                format,
+                kv_heads: shape.kv_heads,
+                head_dim: shape.head_dim,
+                block_positions,
+            },
         };
         let (keys, values) = (noise(1, slots.len() * width), noise(2, slots.len() * width));
         kernels(Isa::Portable, 1)
@@ -62,6 +80,7 @@ impl Scene {
         Scene {
             shape,
             block_positions,
+            format,
             k,
             v,
             tables,
@@ -70,16 +89,23 @@ impl Scene {
         }
     }
 
+    fn layer(&self) -> KvLayer<'_> {
+        KvLayer {
+            k: &self.k,
+            v: &self.v,
+            shape: KvShape {
+                format: self.format,
+                kv_heads: self.shape.kv_heads,
+                head_dim: self.shape.head_dim,
+                block_positions: self.block_positions,
+            },
+        }
+    }
+
     fn attend(&self, kernels: &mut Kernels, range: Range<usize>) -> Vec<f32> {
         let width = self.shape.heads * self.shape.head_dim;
         let mut out = vec![f32::NAN; range.len() * width];
-        let kv = KvLayer {
-            k: &self.k,
-            v: &self.v,
-            kv_heads: self.shape.kv_heads,
-            head_dim: self.shape.head_dim,
-            block_positions: self.block_positions,
-        };
+        let kv = self.layer();
         let q = &self.q[range.start * width..range.end * width];
         kernels.attention(
             &self.shape,
@@ -101,35 +127,27 @@ impl Scene {
             scale,
             window,
         } = self.shape;
-        let width = kv_heads * head_dim;
-        let stored = |seed| -> Vec<f64> {
-            let noise = noise(seed, SEQUENCES * SEQUENCE_POSITIONS * width);
-            noise.iter().map(|x| f16::from_f32(*x).to_f64()).collect()
-        };
-        let (keys, values) = (stored(1), stored(2));
-        let table_len = SEQUENCE_POSITIONS.div_ceil(self.block_positions);
+        let layer = self.layer();
         let mut out = Vec::new();
         for (column, query) in self.queries.iter().enumerate() {
-            let sequence = query.table_start as usize / table_len;
             let last = query.position as usize;
             let first = window.map_or(0, |window| (last + 1).saturating_sub(window as usize));
             for head in 0..heads {
                 let q = &self.q[(column * heads + head) * head_dim..][..head_dim];
                 let kv_head = head / (heads / kv_heads);
-                let at = |p: usize| {
-                    ((sequence * SEQUENCE_POSITIONS + p) * kv_heads + kv_head) * head_dim
-                };
                 let score = |p: usize| -> f64 {
-                    let k = &keys[at(p)..][..head_dim];
-                    q.iter().zip(k).map(|(q, k)| f64::from(*q) * k).sum::<f64>() * f64::from(scale)
+                    let (keys, _, at) = layer.planes(query, &self.tables, p, kv_head);
+                    let products = (q.iter().enumerate())
+                        .map(|(d, q)| f64::from(*q) * f64::from(layer.key(keys, at, d)));
+                    products.sum::<f64>() * f64::from(scale)
                 };
                 let weights: Vec<f64> = (first..=last).map(|p| score(p).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 for d in 0..head_dim {
-                    let sum = weights
-                        .iter()
-                        .zip(first..)
-                        .map(|(w, p)| w * values[at(p) + d]);
+                    let sum = weights.iter().zip(first..).map(|(w, p)| {
+                        let (_, values, at) = layer.planes(query, &self.tables, p, kv_head);
+                        w * f64::from(layer.value(values, at, d))
+                    });
                     out.push(sum.sum::<f64>() / total);
                 }
             }
@@ -137,6 +155,9 @@ impl Scene {
         out
     }
 }
+
+/// Two of them are a NaN in f16.
+const NAN_BYTE: u8 = 0xff;
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<u32>) -> AttentionShape {
     AttentionShape {
@@ -251,9 +272,9 @@ fn other_sequences_in_the_cache_do_not_matter() {
         let mut scene = Scene::new(shape(4, 2, 32, None), 16, &[(0, 70)]);
         let before = bits(&scene.attend(&mut kernels, 0..1));
         let own: Vec<u32> = scene.tables[..SEQUENCE_POSITIONS.div_ceil(16)].to_vec();
-        let block = 2 * 16 * 32;
+        let block = 2 * KvFormat::F16.plane_bytes(32, 16);
         for other in scene.tables.iter().filter(|block| !own.contains(block)) {
-            scene.k[*other as usize * block..][..block].fill(f16::INFINITY);
+            scene.k[*other as usize * block..][..block].fill(NAN_BYTE);
         }
         assert_eq!(bits(&scene.attend(&mut kernels, 0..1)), before);
     }
