@@ -287,3 +287,106 @@ fn a_table_that_is_too_short_is_refused() {
     scene.queries[0].table_len = 2;
     scene.attend(&mut kernels(Isa::Portable, 1).unwrap(), 0..1);
 }
+
+/// Positions around the edges of spans of 512, in two sequences, and a run of neighbours.
+fn deep() -> Vec<(usize, u32)> {
+    let edges = [
+        (0, 511),
+        (0, 512),
+        (1, 513),
+        (1, 1023),
+        (0, 1024),
+        (0, 1299),
+    ];
+    let run = (1000..1040).map(|position| (1, position));
+    edges.into_iter().chain(run).collect()
+}
+
+const FORMATS: [KvFormat; 2] = [KvFormat::F16, KvFormat::Q8_0];
+
+#[test]
+fn spans_and_formats_are_near_the_formula() {
+    for isa in Isa::ALL {
+        let Some(mut kernels) = kernels(isa, 2) else {
+            continue;
+        };
+        for format in FORMATS {
+            for (window, block_positions) in [(None, 32), (Some(600), 32), (Some(16), 24)] {
+                let shape = shape(4, 2, 64, window);
+                let scene = Scene::stored(format, 1300, shape, block_positions, &deep());
+                let ours = scene.attend(&mut kernels, 0..scene.queries.len());
+                for (i, (ours, exact)) in ours.iter().zip(scene.naive()).enumerate() {
+                    let error = (f64::from(*ours) - exact).abs();
+                    // Sums over 1300 positions add 1300 · 2⁻²⁴ · 1.74 in the worst case: 1.4e-4.
+                    assert!(
+                        error <= BOUND + 1.4e-4,
+                        "{isa} {format} window {window:?}, element {i}: {ours} for {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_depend_neither_on_chunks_nor_on_who_computes_a_span() {
+    for isa in Isa::ALL {
+        let (Some(mut one), Some(mut seven)) = (kernels(isa, 1), kernels(isa, 7)) else {
+            continue;
+        };
+        for format in FORMATS {
+            for (heads, window) in [(8, None), (6, None), (8, Some(600)), (8, Some(5))] {
+                let shape = shape(heads, 2, 64, window);
+                let scene = Scene::stored(format, 1300, shape, 32, &deep());
+                let columns = scene.queries.len();
+                let whole = bits(&scene.attend(&mut one, 0..columns));
+                for chunk in [1, 3, 16, columns] {
+                    let mut cut = Vec::new();
+                    for start in (0..columns).step_by(chunk) {
+                        let range = start..(start + chunk).min(columns);
+                        cut.extend(bits(&scene.attend(&mut seven, range)));
+                    }
+                    assert_eq!(cut, whole, "{isa} {format} {heads} {window:?} by {chunk}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_query_does_not_see_does_not_enter_its_result() {
+    for isa in Isa::ALL {
+        let Some(mut kernels) = kernels(isa, 1) else {
+            continue;
+        };
+        // The neighbour at 40 sees position 40, the query at 39 does not, though both read one tile.
+        let mut scene = Scene::new(shape(4, 2, 64, None), 32, &[(0, 39), (0, 40)]);
+        let before = scene.attend(&mut kernels, 0..1);
+        let noise = [f32::NAN; 128];
+        let slot = KvSlot {
+            block: scene.tables[1],
+            offset: 8,
+        };
+        let shape = scene.layer().shape;
+        let (k, v) = (&mut scene.k, &mut scene.v);
+        kernels.store_kv(&noise, &noise, &[slot], KvLayerMut { k, v, shape });
+        let after = scene.attend(&mut kernels, 0..2);
+        assert_eq!(bits(&after[..256]), bits(&before), "{isa}");
+        // And what the neighbour sees, it shows.
+        assert!(after[256..].iter().all(|x| x.is_nan()), "{isa}");
+    }
+}
+
+#[test]
+fn eight_bits_store_within_a_scale() {
+    let x = noise(9, 32);
+    let (scale, codes) = crate::ops::kv::quantize(&x);
+    for (x, code) in x.iter().zip(codes) {
+        let error = (x - f32::from(code) * scale.to_f32()).abs();
+        assert!(error <= 0.54 * scale.to_f32() + 1e-6, "{x}: {code}");
+    }
+    assert_eq!(crate::ops::kv::quantize(&[0.0; 32]).1, [0; 32]);
+    let mut broken = x;
+    broken[7] = f32::INFINITY;
+    assert!(crate::ops::kv::quantize(&broken).0.is_nan());
+}
