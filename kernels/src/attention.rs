@@ -14,6 +14,10 @@
 //! their values are left out, whatever other rows of the job see.
 
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops over registers index several arrays alike"
+)]
 
 use std::ops::Range;
 
