@@ -3,6 +3,7 @@
 //! Given a limit, the KV pool takes what the other lines leave, up to what all sequences can use. Too little for one
 //! sequence of the whole context is a refusal that names the knobs.
 
+use outstation_kernels::KvFormat;
 use serde::Serialize;
 
 use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, ServingConfig};
@@ -38,6 +39,9 @@ pub struct Budget {
     pub context_tokens_max: u32,
     /// Positions over all blocks.
     pub kv_positions: u64,
+    /// How keys and values are stored.
+    #[serde(skip)]
+    pub kv: KvFormat,
 }
 
 /// What does not fit, and what to turn.
@@ -55,6 +59,16 @@ pub enum BudgetError {
         limit: ByteSize,
         /// The context it was computed for.
         context_tokens: u32,
+    },
+    /// Heads that the format cannot store.
+    #[error(
+        "engine.kv is {kv}, which stores heads of a multiple of 32 elements, the model's have {head_dim}: use f16"
+    )]
+    KvFormat {
+        /// Configured.
+        kv: KvFormat,
+        /// Elements of a head.
+        head_dim: usize,
     },
     /// Longer than the model was trained for.
     #[error(
@@ -79,6 +93,7 @@ impl Budget {
     /// Adds up the consumers and sizes the KV pool.
     pub fn plan(
         serving: &ServingConfig,
+        kv: KvFormat,
         threads: usize,
         model: &Model,
         files: FileSizes,
@@ -94,9 +109,13 @@ impl Budget {
                 trained,
             });
         }
+        if !kv.fits(model.dims.head_dim) {
+            let head_dim = model.dims.head_dim;
+            return Err(BudgetError::KvFormat { kv, head_dim });
+        }
         let mut lines = fixed_lines(serving, threads, model, files, context);
         let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
-        let block_bytes = model.kv_bytes_per_position() * u64::from(KV_BLOCK_POSITIONS);
+        let block_bytes = model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS);
         let (least, most) = (
             blocks_for(context),
             blocks_for(context) * serving.sequences_max,
@@ -115,10 +134,11 @@ impl Budget {
             BudgetLine {
                 consumer: "KV pool",
                 formula: format!(
-                    "{kv_blocks} blocks × {KV_BLOCK_POSITIONS} positions × {} layers × 2 × {} heads × {} × 2 B (f16)",
+                    "{kv_blocks} blocks × {KV_BLOCK_POSITIONS} positions × {} layers × 2 × {} heads × {} × {} B ({kv})",
                     model.layers.len(),
                     model.dims.kv_heads,
                     model.dims.head_dim,
+                    kv.plane_bytes(model.dims.head_dim, 1) as f64 / model.dims.head_dim as f64,
                 ),
                 bytes: u64::from(kv_blocks) * block_bytes,
             },
@@ -130,20 +150,22 @@ impl Budget {
             kv_blocks,
             context_tokens_max: context,
             kv_positions: u64::from(kv_blocks) * u64::from(KV_BLOCK_POSITIONS),
+            kv,
         })
     }
 
     /// What the engine takes.
     pub fn engine_size(&self, serving: &ServingConfig) -> EngineSize {
-        engine_size(serving, self.kv_blocks)
+        engine_size(serving, self.kv_blocks, self.kv)
     }
 }
 
-fn engine_size(serving: &ServingConfig, kv_blocks: u32) -> EngineSize {
+fn engine_size(serving: &ServingConfig, kv_blocks: u32, kv: KvFormat) -> EngineSize {
     EngineSize {
         columns_max: serving.step_tokens_max as usize,
         logits_rows_max: serving.sequences_max as usize,
         kv_blocks,
+        kv,
     }
 }
 
@@ -178,7 +200,7 @@ fn fixed_lines(
                 "{} columns of intermediate results, {sequences} rows of logits, scratch of {threads} threads",
                 serving.step_tokens_max
             ),
-            CpuEngine::workspace_bytes(model, engine_size(serving, 0), threads),
+            CpuEngine::workspace_bytes(model, engine_size(serving, 0, KvFormat::F16), threads),
         ),
         line(
             "sampler",

@@ -73,6 +73,8 @@ pub struct EngineConfig {
     pub threads: Option<u16>,
     /// Instruction set: `portable`, `avx2` or `avx512`. Default: the best that the machine has.
     pub isa: Option<String>,
+    /// How keys and values are stored: `f16`, or `q8_0` in little more than half the memory. Default: `f16`.
+    pub kv: Option<String>,
 }
 
 /// How many it serves.
@@ -104,7 +106,7 @@ impl Default for ServingConfig {
 }
 
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 13] = [
+pub const KEYS: [&str; 14] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -113,6 +115,7 @@ pub const KEYS: [&str; 13] = [
     "memory.limit",
     "engine.threads",
     "engine.isa",
+    "engine.kv",
     "serving.sequences_max",
     "serving.queue_requests_max",
     "serving.context_tokens_max",

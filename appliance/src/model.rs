@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use outstation_kernels::ops::RopeStyle;
+use outstation_kernels::ops::{KvFormat, RopeStyle};
 use outstation_kernels::quant::Format;
 
 mod arch;
@@ -180,10 +180,10 @@ impl Model {
         arch::read(gguf)
     }
 
-    /// Bytes of keys and values of one position over all layers, in f16.
-    pub fn kv_bytes_per_position(&self) -> u64 {
-        let values = 2 * self.layers.len() * self.dims.kv_width();
-        (values * size_of::<half::f16>()) as u64
+    /// Bytes of keys and values of one position over all layers.
+    pub fn kv_bytes_per_position(&self, format: KvFormat) -> u64 {
+        let head = format.plane_bytes(self.dims.head_dim, 1);
+        (2 * self.layers.len() * self.dims.kv_heads * head) as u64
     }
 
     /// Every weight once; the head is left out where it is the embedding.

@@ -28,6 +28,9 @@ fn kernels() -> Kernels {
         KernelLimits {
             cols_max: COLS,
             columns_max: 128,
+            heads_max: 1,
+            head_dim_max: 1,
+            positions_max: 1,
         },
     )
 }

@@ -18,7 +18,7 @@ use std::arch::x86_64::{
     _mm256_loadu_ps,
 };
 
-pub(crate) use attention::attention;
+pub(crate) use attention::attend_span;
 pub(crate) use convert::convert_row;
 pub(crate) use dot::dot_floats;
 pub(crate) use rows::{

@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code, reason = "SIMD loads go through pointers")]
 
+mod attention;
+
 use std::arch::x86_64::{
     __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
     _mm512_broadcast_i32x4, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
@@ -19,6 +21,8 @@ use crate::ops::{CHUNKS_AHEAD, SCALE_GROUP, SUM_GROUP, Tile, TileSums};
 use crate::panel::chunk::{self, CHUNK_COLS, Chunk, Codes, Lanes, Shape, with_codes};
 use crate::panel::{HALVES, LANES, PANEL_ROWS, panel_bytes};
 use crate::quant::Format;
+
+pub(crate) use attention::attend_span;
 
 /// Vectors of 16 lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines with AVX-512.
 struct Wide;

@@ -10,8 +10,9 @@
 
 use std::ops::Range;
 
+use crate::attention;
 use crate::isa::Isa;
-use crate::ops::{AttentionShape, ColumnMut, KvLayer, Query, Tile, TileSums};
+use crate::ops::{ColumnMut, Tile, TileSums};
 use crate::panel::HALVES;
 use crate::panel::chunk::{Chunk, Shape};
 use crate::portable;
@@ -100,21 +101,27 @@ pub(crate) fn rope_halves(isa: Isa, head: &mut [f32], cos: &[f32], sin: &[f32]) 
     }
 }
 
-/// See `portable::attention`.
-pub(crate) fn attention(
+/// Whether `attend_span` has a kernel for it. Elsewhere the oracle attends.
+pub(crate) fn attends_in_spans(isa: Isa) -> bool {
+    matches!(isa, Isa::Avx2 | Isa::Avx512)
+}
+
+/// See `attention::span`.
+pub(crate) fn attend_span(
     isa: Isa,
-    shape: &AttentionShape,
-    q: &[f32],
-    kv: &KvLayer<'_>,
-    kv_head: usize,
-    query: (&Query, &[u32]),
-    out: &mut [f32],
+    job: &attention::Job<'_>,
+    rows: usize,
+    span: usize,
+    scratch: &mut attention::Scratch,
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2, FMA and F16C.
-        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::attention(shape, q, kv, kv_head, query, out) },
-        _ => portable::attention(shape, q, kv, kv_head, query, out),
+        Isa::Avx2 => unsafe { avx2::attend_span(job, rows, span, scratch) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::attend_span(job, rows, span, scratch) },
+        _ => unreachable!("the oracle attends"),
     }
 }
 

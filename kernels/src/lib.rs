@@ -25,6 +25,7 @@
     reason = "a body must be inlined into its caller to be compiled with the caller's instruction set"
 )]
 
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -40,8 +41,8 @@ pub mod team;
 
 pub use isa::Isa;
 pub use ops::{
-    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvLayer, KvLayerMut, KvSlot,
-    Matrix, Precision, Query, RopeStyle, pack, rope_table,
+    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvFormat, KvLayer, KvLayerMut,
+    KvShape, KvSlot, Matrix, Precision, Query, RopeStyle, pack, rope_table,
 };
 pub use quant::Format;
 pub use team::{Pin, Team, Worker};

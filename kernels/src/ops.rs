@@ -10,6 +10,7 @@
 
 mod activations;
 mod attention;
+mod kv;
 mod matmul;
 mod rows;
 
@@ -21,7 +22,8 @@ use crate::team::{Team, Worker};
 
 pub use activations::{Activations, Precision};
 pub(crate) use activations::{ColumnMut, SCALE_GROUP, SUM_GROUP, Tile, quantize_column};
-pub use attention::{AttentionShape, KvLayer, KvLayerMut, KvSlot, Query};
+pub use attention::{AttentionShape, Query};
+pub use kv::{KV_SCALE_GROUP, KvFormat, KvLayer, KvLayerMut, KvShape, KvSlot, UnknownKvFormat};
 pub(crate) use matmul::{CHUNKS_AHEAD, TileSums};
 pub use matmul::{Matrix, pack};
 pub use rows::{GateUp, RopeStyle, rope_table};
@@ -33,6 +35,12 @@ pub struct KernelLimits {
     pub cols_max: usize,
     /// The most columns of activations.
     pub columns_max: usize,
+    /// The most query heads.
+    pub heads_max: usize,
+    /// The widest head.
+    pub head_dim_max: usize,
+    /// The longest sequence whose positions threads share; a longer one is attended by fewer of them.
+    pub positions_max: usize,
 }
 
 /// The operations on one instruction set with one team. The caller's thread is worker 0 of every operation.
@@ -42,6 +50,7 @@ pub struct Kernels {
     limits: KernelLimits,
     /// One for each worker.
     scratch: Box<[matmul::Scratch]>,
+    attention: attention::Space,
     /// Pieces of the present operation that workers have taken.
     taken: AtomicUsize,
 }
@@ -52,13 +61,14 @@ impl Kernels {
     /// Panics when this machine lacks `isa`.
     pub fn new(isa: Isa, team: Team, limits: KernelLimits) -> Kernels {
         assert!(isa.available(), "this machine has no {isa}");
-        let scratch = (0..team.threads())
+        let scratch: Box<[matmul::Scratch]> = (0..team.threads())
             .map(|_| matmul::Scratch::new(limits))
             .collect();
         Kernels {
             isa,
             team,
             limits,
+            attention: attention::Space::new(limits, scratch.len()),
             scratch,
             taken: AtomicUsize::new(0),
         }
@@ -66,7 +76,7 @@ impl Kernels {
 
     /// Bytes of scratch for a team of `threads`.
     pub fn bytes(limits: KernelLimits, threads: usize) -> usize {
-        threads * matmul::Scratch::bytes(limits)
+        threads * matmul::Scratch::bytes(limits) + attention::Space::bytes(limits, threads)
     }
 
     /// The instruction set in use.

@@ -2,8 +2,6 @@
 //!
 //! Every faster kernel is tested against this file, so nothing here is clever. Weights are exact, activations stay f32.
 
-use half::f16;
-
 use crate::ops::{AttentionShape, KvLayer, Query};
 
 /// Σ a·b in f64.
@@ -97,14 +95,16 @@ pub(crate) fn attention(
         let (mut maximum, mut total) = (f64::NEG_INFINITY, 0.0);
         out.fill(0.0);
         for position in shape.visible(query) {
-            let place = kv.place(query, tables, position, kv_head);
-            let score = f64::from(dot_half(q, &kv.k[place.clone()])) * f64::from(shape.scale);
+            let (keys, values, offset) = kv.planes(query, tables, position, kv_head);
+            let products = (q.iter().enumerate())
+                .map(|(d, q)| f64::from(*q) * f64::from(kv.key(keys, offset, d)));
+            let score = f64::from(products.sum::<f64>() as f32) * f64::from(shape.scale);
             let new_maximum = maximum.max(score);
             let shrink = (maximum - new_maximum).exp();
             let weight = (score - new_maximum).exp();
             total = total * shrink + weight;
-            for (out, v) in out.iter_mut().zip(&kv.v[place]) {
-                *out = *out * shrink as f32 + weight as f32 * v.to_f32();
+            for (d, out) in out.iter_mut().enumerate() {
+                *out = *out * shrink as f32 + weight as f32 * kv.value(values, offset, d);
             }
             maximum = new_maximum;
         }
@@ -112,13 +112,6 @@ pub(crate) fn attention(
             *out /= total as f32;
         }
     }
-}
-
-fn dot_half(a: &[f32], b: &[f16]) -> f32 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| f64::from(*a) * b.to_f64())
-        .sum::<f64>() as f32
 }
 
 /// Wrapping sum of the 64-bit words of a buffer; bytes past the last whole word are left out.

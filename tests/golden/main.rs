@@ -18,6 +18,7 @@ use outstation::model::Model;
 use outstation::request::{RequestId, Sampling, Submission};
 use outstation::scheduler::{Event, SchedulerLimits};
 use outstation::station::{Station, StepOutcome};
+use outstation_kernels::KvFormat;
 use outstation_kernels::isa::{self, Isa};
 use outstation_kernels::team::{Pin, Team};
 use outstation_tests::{Matrix, nmse, repository, shared};
@@ -51,6 +52,7 @@ impl Golden {
             columns_max,
             logits_rows_max: columns_max,
             kv_blocks: 16,
+            kv: KvFormat::F16,
         };
         let mut team = Team::new(threads, Pin::Free);
         let mut weights = vec![0; model.packed_bytes];

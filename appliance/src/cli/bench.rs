@@ -10,6 +10,7 @@ use serde_json::json;
 use super::exit::Failure;
 use super::load;
 use super::progress::Progress;
+use crate::budget::BudgetError;
 use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::engine::{Engine, PlanColumn, StepPlan};
@@ -61,6 +62,12 @@ pub(super) struct BenchArgs {
     /// Threads.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
+    /// Positions of context before the tokens that are generated, filled with seeded noise and not computed.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    depth: u32,
+    /// Format of keys and values: f16 or q8_0.
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<String>,
     /// Instruction set: portable, avx2 or avx512.
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
@@ -81,17 +88,26 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let isa = load::isa(args.isa.as_deref())?;
     let threads = load::threads(args.threads);
     let batch_max = args.batch.iter().copied().max().expect("checked");
-    let context = args.prompt + args.generate;
+    let context = context(args);
+    let kv = load::kv(args.kv.as_deref())?;
+    if !kv.fits(model.dims.head_dim) {
+        let head_dim = model.dims.head_dim;
+        return Err(BudgetError::KvFormat { kv, head_dim }.into());
+    }
     let size = EngineSize {
         columns_max: PREFILL_COLUMNS.max(batch_max) as usize,
         logits_rows_max: batch_max as usize,
         kv_blocks: batch_max * blocks_for(context),
+        kv,
     };
     let weights_bytes = model.bytes_read_per_step();
-    let kv_bytes_per_position = model.kv_bytes_per_position();
+    let kv_bytes_per_position = model.kv_bytes_per_position(kv);
     let (weights, team) = load::weights(&model, &bytes, threads)?;
     drop(bytes);
     let mut engine = CpuEngine::new(model, weights, isa, team, size);
+    if args.depth > 0 {
+        engine.fill_kv(args.seed);
+    }
     let bandwidth = read_bandwidth(&mut engine);
     if !args.json {
         super::show(&format!(
@@ -119,14 +135,14 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         }
         let (prompt_rate, decode_rate) = (median(prompts), median(decodes));
         // Each step reads the weights once and every sequence's keys and values, on average half of what was generated.
-        let positions = f64::from(args.prompt) + f64::from(args.generate) / 2.0;
+        let positions = f64::from(args.prompt.max(args.depth)) + f64::from(args.generate) / 2.0;
         let step_bytes =
             weights_bytes as f64 + f64::from(batch) * positions * kv_bytes_per_position as f64;
         let share = decode_rate / f64::from(batch) * step_bytes / bandwidth;
         if args.json {
             let line = json!({
                 "model": name, "isa": isa.to_string(), "threads": threads, "batch": batch,
-                "prompt_tokens": args.prompt, "generated_tokens": args.generate,
+                "prompt_tokens": args.prompt, "depth": args.depth, "kv": kv.to_string(), "generated_tokens": args.generate,
                 "prompt_tokens_per_s": prompt_rate, "decode_tokens_per_s": decode_rate,
                 "step_bytes": step_bytes, "read_bandwidth_bytes_per_s": bandwidth,
                 "bandwidth_share": share, "repeats": args.repeat,
@@ -157,13 +173,18 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     if args.prompt == 0 || args.generate < 2 || args.repeat == 0 {
         return usage("--prompt and --repeat must be at least 1, --generate at least 2".into());
     }
-    if args.prompt.saturating_add(args.generate) > limits::CONTEXT_POSITIONS_MAX {
+    if args.prompt.max(args.depth).saturating_add(args.generate) > limits::CONTEXT_POSITIONS_MAX {
         return usage(format!(
-            "--prompt and --generate together are past {}",
+            "--prompt (or --depth) and --generate together are past {}",
             limits::CONTEXT_POSITIONS_MAX
         ));
     }
     Ok(())
+}
+
+/// Positions of a sequence.
+fn context(args: &BenchArgs) -> u32 {
+    args.prompt.max(args.depth) + args.generate
 }
 
 /// What is measured: a file, a generated shape, or the demo model.
@@ -224,7 +245,7 @@ fn save(args: &BenchArgs, path: &PathBuf) -> Result<(), Failure> {
 
 /// Prompt tokens/s of one sequence, and decode tokens/s of all together.
 fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
-    let context = args.prompt + args.generate;
+    let context = context(args);
     let mut pool = KvPool::new(batch * blocks_for(context), batch, context);
     for sequence in 0..batch {
         assert!(pool.reserve(sequence, context), "the pool was made for it");
@@ -261,7 +282,7 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
     }
     let prefill = prefill.expect("at least one sequence");
     let started = Instant::now();
-    for position in args.prompt..context {
+    for position in args.prompt.max(args.depth)..context {
         plan.clear();
         for sequence in 0..batch {
             plan.push(PlanColumn {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
+use outstation_kernels::KvFormat;
 use outstation_kernels::isa::{self, Isa};
 use outstation_kernels::team::{Pin, Team};
 use outstation_wire::gguf::Gguf;
@@ -156,6 +157,7 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
     };
     Ok(Budget::plan(
         &config.serving,
+        kv(config.engine.kv.as_deref())?,
         threads(config.engine.threads),
         &loaded.model,
         loaded.sizes,
@@ -216,6 +218,15 @@ pub(super) fn isa(name: Option<&str>) -> Result<Isa, Failure> {
             isa::detect()
         ),
     ))
+}
+
+/// The format of keys and values as configured, or f16.
+pub(super) fn kv(name: Option<&str>) -> Result<KvFormat, Failure> {
+    let Some(name) = name else {
+        return Ok(KvFormat::F16);
+    };
+    name.parse()
+        .map_err(|e| Failure::new(exit::CONFIG, format!("engine.kv `{name}`: {e}")))
 }
 
 /// Threads of the kernel team as configured, or one for each core.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
+use outstation_kernels::KvFormat;
+
 use super::exit::{self, Failure};
 use super::load::{self, Loaded};
 use super::npy::NpyWriter;
@@ -85,6 +87,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         columns_max: STEP_COLUMNS,
         logits_rows_max: rows,
         kv_blocks: blocks_for(context),
+        kv: KvFormat::F16,
     };
     let isa = load::isa(args.isa.as_deref())?;
     let (weights, team) = load::weights(&model, &bytes, load::threads(args.threads))?;

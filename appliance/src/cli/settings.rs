@@ -42,6 +42,9 @@ fn apply_flags(config: &mut Config, args: &ServeArgs) {
     config.listen.quic = args.listen.unwrap_or(config.listen.quic);
     config.listen.http = args.http.unwrap_or(config.listen.http);
     config.memory.limit = args.memory.or(config.memory.limit);
+    if let Some(kv) = &args.kv {
+        config.engine.kv = Some(kv.clone());
+    }
     config.engine.threads = args.threads.or(config.engine.threads);
 }
 

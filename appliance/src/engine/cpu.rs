@@ -2,17 +2,16 @@
 //!
 //! All memory is taken in `new`: the KV cache, one buffer for each intermediate result, sized for the widest step.
 
-use half::f16;
 use outstation_kernels::isa::Isa;
 use outstation_kernels::ops::{
-    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvLayer, KvLayerMut, KvSlot,
-    Matrix, Precision, Query,
+    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvFormat, KvLayer, KvLayerMut,
+    KvShape, KvSlot, Matrix, Precision, Query,
 };
 use outstation_kernels::team::Team;
 
 use super::{Engine, StepPlan};
 use crate::kv::BlockTables;
-use crate::limits::KV_BLOCK_POSITIONS;
+use crate::limits::{CONTEXT_POSITIONS_MAX, KV_BLOCK_POSITIONS};
 use crate::model::{Activation, GateUpWeights, Layer, Model, Qkv, Weight};
 
 /// Bytes of a model file, or of its weights packed: a map, or a buffer.
@@ -44,6 +43,8 @@ pub struct EngineSize {
     pub logits_rows_max: usize,
     /// Blocks of the KV pool.
     pub kv_blocks: u32,
+    /// How keys and values are stored.
+    pub kv: KvFormat,
 }
 
 /// A model, its KV cache and the memory of a step.
@@ -52,13 +53,14 @@ pub struct CpuEngine {
     weights: ModelBytes,
     kernels: Kernels,
     cache: Box<[LayerCache]>,
+    kv: KvFormat,
     space: Space,
     logits: Box<[f32]>,
 }
 
 struct LayerCache {
-    k: Box<[f16]>,
-    v: Box<[f16]>,
+    k: Box<[u8]>,
+    v: Box<[u8]>,
 }
 
 /// Intermediate results of one step, `[columns_max, width]` each.
@@ -97,7 +99,9 @@ impl CpuEngine {
     pub fn new(model: Model, weights: ModelBytes, isa: Isa, team: Team, size: EngineSize) -> Self {
         assert_eq!((*weights).as_ref().len(), model.packed_bytes);
         let kernels = Kernels::new(isa, team, kernel_limits(&model, size));
-        let cached = size.kv_blocks as usize * KV_BLOCK_POSITIONS as usize * model.dims.kv_width();
+        assert!(size.kv.fits(model.dims.head_dim), "checked with the budget");
+        let plane = kv_shape(&model, size.kv).plane_bytes();
+        let cached = size.kv_blocks as usize * model.dims.kv_heads * plane;
         Self {
             cache: model
                 .layers
@@ -107,6 +111,7 @@ impl CpuEngine {
                     v: zeros(cached),
                 })
                 .collect(),
+            kv: size.kv,
             space: Space::new(&model, size.columns_max),
             logits: floats(size.logits_rows_max, model.dims.vocabulary as usize),
             model,
@@ -127,6 +132,32 @@ impl CpuEngine {
         let logits = size.logits_rows_max * dims.vocabulary as usize * size_of::<f32>();
         let scratch = Kernels::bytes(kernel_limits(model, size), threads);
         (columns + logits + scratch + Activations::bytes(size.columns_max, widths.input)) as u64
+    }
+
+    /// Fills the whole KV cache with seeded noise, so that a depth can be measured without computing what lies before it.
+    pub fn fill_kv(&mut self, seed: u64) {
+        let shape = kv_shape(&self.model, self.kv);
+        let positions = KV_BLOCK_POSITIONS as usize;
+        let width = self.model.dims.kv_width();
+        let mut noise = |index: usize| {
+            let word = crate::sampler::splitmix(seed ^ index as u64);
+            (word >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let k: Vec<f32> = (0..positions * width).map(&mut noise).collect();
+        let v: Vec<f32> = (k.len()..2 * k.len()).map(&mut noise).collect();
+        let blocks = self.cache[0].k.len() / (shape.plane_bytes() * shape.kv_heads);
+        for cache in &mut self.cache {
+            for block in 0..blocks as u32 {
+                let slot = |offset| KvSlot { block, offset };
+                let slots: Vec<KvSlot> = (0..KV_BLOCK_POSITIONS).map(slot).collect();
+                let into = KvLayerMut {
+                    k: &mut cache.k,
+                    v: &mut cache.v,
+                    shape,
+                };
+                self.kernels.store_kv(&k, &v, &slots, into);
+            }
+        }
     }
 
     /// The description of the model.
@@ -197,6 +228,7 @@ impl Engine for CpuEngine {
             space: &mut self.space,
             columns,
             precision: precision(0),
+            kv: kv_shape(&self.model, self.kv),
         };
         pass.embed();
         for (index, (layer, cache)) in self.model.layers.iter().zip(&mut self.cache).enumerate() {
@@ -222,6 +254,8 @@ struct Pass<'a> {
     columns: usize,
     /// Of the present layer's inputs.
     precision: Precision,
+    /// Of a layer's cache.
+    kv: KvShape,
 }
 
 impl Pass<'_> {
@@ -257,8 +291,6 @@ impl Pass<'_> {
             self.kernels
                 .rope(k, dims.kv_heads, dims.head_dim, rope.style, cos, sin);
         }
-        let layout = (dims.kv_heads, dims.head_dim, KV_BLOCK_POSITIONS as usize);
-        let (kv_heads, head_dim, block_positions) = layout;
         let LayerCache {
             k: cache_k,
             v: cache_v,
@@ -266,24 +298,20 @@ impl Pass<'_> {
         let into = KvLayerMut {
             k: cache_k,
             v: cache_v,
-            kv_heads,
-            head_dim,
-            block_positions,
+            shape: self.kv,
         };
         self.kernels.store_kv(k, v, &self.space.slots, into);
         let shape = AttentionShape {
             heads: dims.heads,
-            kv_heads,
-            head_dim,
+            kv_heads: dims.kv_heads,
+            head_dim: dims.head_dim,
             scale: layer.attention_scale,
             window: layer.window,
         };
         let kv = KvLayer {
             k: cache_k,
             v: cache_v,
-            kv_heads,
-            head_dim,
-            block_positions,
+            shape: self.kv,
         };
         let attended = &mut self.space.attended[..columns * dims.q_width()];
         self.kernels
@@ -455,6 +483,18 @@ fn kernel_limits(model: &Model, size: EngineSize) -> KernelLimits {
     KernelLimits {
         cols_max: Widths::of(model).input,
         columns_max: size.columns_max,
+        heads_max: model.dims.heads,
+        head_dim_max: model.dims.head_dim,
+        positions_max: (model.dims.context_positions).min(CONTEXT_POSITIONS_MAX) as usize,
+    }
+}
+
+fn kv_shape(model: &Model, format: KvFormat) -> KvShape {
+    KvShape {
+        format,
+        kv_heads: model.dims.kv_heads,
+        head_dim: model.dims.head_dim,
+        block_positions: KV_BLOCK_POSITIONS as usize,
     }
 }
 
@@ -527,9 +567,9 @@ impl Space {
 }
 
 /// Zeros whose pages are really there: fresh memory may be one shared page until it is written.
-fn zeros(len: usize) -> Box<[f16]> {
-    let mut values = vec![f16::ZERO; len].into_boxed_slice();
-    std::hint::black_box(&mut values).fill(f16::ZERO);
+fn zeros(len: usize) -> Box<[u8]> {
+    let mut values = vec![0; len].into_boxed_slice();
+    std::hint::black_box(&mut values).fill(0);
     values
 }
 

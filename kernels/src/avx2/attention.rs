@@ -1,121 +1,141 @@
-//! Attention in tiles of positions: scores of a tile, one rescale, then its values.
+//! Attention with vectors of eight lanes: `crate::attention` on AVX2.
+
+#![allow(
+    unsafe_code,
+    reason = "intrinsics run on machines that `Isa::Avx2` names"
+)]
 
 use std::arch::x86_64::{
-    _mm_loadu_si128, _mm256_add_ps, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_set1_ps,
-    _mm256_setzero_ps, _mm256_storeu_ps,
+    __m256, _CMP_UNORD_Q, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_epi32, _mm256_add_ps,
+    _mm256_and_si256, _mm256_blendv_ps, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cmp_ps,
+    _mm256_cmpeq_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_slli_epi32, _mm256_storeu_ps,
+    _mm256_sub_ps,
 };
 
-use half::f16;
+use super::sum_lanes;
+use crate::attention::{self, Floats, Job, Scratch};
 
-use super::rows::exp;
-use super::{load_ps, sum_lanes};
-use crate::ops::{AttentionShape, KvLayer, Query};
-
-/// Positions in a tile. Tiles start at multiples of it, so a tile is the same for every query that sees it whole.
-const TILE: usize = 32;
-
-/// Query heads that read a tile of keys and values one after another, while it is in L1.
-const HEADS: usize = 16;
-
-/// See `portable::attention`.
+/// See `attention::span`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn attention(
-    shape: &AttentionShape,
-    q: &[f32],
-    kv: &KvLayer<'_>,
-    kv_head: usize,
-    (query, tables): (&Query, &[u32]),
-    out: &mut [f32],
-) {
-    let dim = shape.head_dim;
-    let visible = shape.visible(query);
-    out.fill(0.0);
-    for (q, out) in q.chunks(HEADS * dim).zip(out.chunks_mut(HEADS * dim)) {
-        // The running maximum and total of each head; `out` holds the running weighted sum of values.
-        let (mut maxima, mut totals) = ([f32::NEG_INFINITY; HEADS], [0.0; HEADS]);
-        let mut start = visible.start;
-        while start < visible.end {
-            let end = ((start / TILE + 1) * TILE).min(visible.end);
-            let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim));
-            for ((q, out), (maximum, total)) in heads.zip(maxima.iter_mut().zip(&mut totals)) {
-                let mut weights = [0.0; TILE];
-                let weights = &mut weights[..end - start];
-                for (weight, position) in weights.iter_mut().zip(start..end) {
-                    let place = kv.place(query, tables, position, kv_head);
-                    *weight = dot_half(q, &kv.k[place]) * shape.scale;
-                }
-                let shrink = softmax_step(weights, maximum, total);
-                for out in out.iter_mut() {
-                    *out *= shrink;
-                }
-                for (weight, position) in weights.iter().zip(start..end) {
-                    let place = kv.place(query, tables, position, kv_head);
-                    add_scaled_half(out, *weight, &kv.v[place]);
-                }
-            }
-            start = end;
-        }
-        for (out, total) in out.chunks_exact_mut(dim).zip(totals) {
-            for out in out {
-                *out /= total;
-            }
-        }
-    }
+pub(crate) fn attend_span(job: &Job<'_>, rows: usize, span: usize, scratch: &mut Scratch) {
+    attention::span::<Eight, 2>(job, rows, span, scratch);
 }
 
-/// Turns a tile's scores into weights relative to the new maximum, and returns what earlier weights shrink by.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn softmax_step(scores: &mut [f32], maximum: &mut f32, total: &mut f32) -> f32 {
-    // NaN must not hide behind a maximum that skips it.
-    let greatest = |a: f32, b: &f32| if *b > a || b.is_nan() { *b } else { a };
-    let new_maximum = scores.iter().fold(*maximum, greatest);
-    let shrink = exp(*maximum - new_maximum);
-    *maximum = new_maximum;
-    *total *= shrink;
-    for score in &mut *scores {
-        *score = exp(*score - new_maximum);
-    }
-    *total += scores.iter().sum::<f32>();
-    shrink
-}
+/// Eight lanes. Only `attend_span` uses them.
+#[derive(Clone, Copy)]
+struct Eight(__m256);
 
-/// `Σ a · b` in two accumulators of eight lanes, then the tail.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_half(a: &[f32], b: &[f16]) -> f32 {
-    debug_assert_eq!(a.len(), b.len());
-    let mut sums = [_mm256_setzero_ps(); 2];
-    let (a_eights, a_tail) = a.as_chunks::<8>();
-    let (b_eights, b_tail) = b.as_chunks::<8>();
-    for (i, (a, b)) in a_eights.iter().zip(b_eights).enumerate() {
-        // SAFETY: `b` is 16 readable bytes; the load is unaligned.
-        let b = unsafe { _mm256_cvtph_ps(_mm_loadu_si128(b.as_ptr().cast())) };
-        sums[i % 2] = _mm256_fmadd_ps(load_ps(a), b, sums[i % 2]);
-    }
-    let sum = sum_lanes(_mm256_add_ps(sums[0], sums[1]));
-    a_tail
-        .iter()
-        .zip(b_tail)
-        .fold(sum, |sum, (a, b)| a.mul_add(b.to_f32(), sum))
-}
+impl Floats for Eight {
+    const LANES: usize = 8;
 
-/// `y += weight · v`
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_scaled_half(y: &mut [f32], weight: f32, v: &[f16]) {
-    debug_assert_eq!(y.len(), v.len());
-    let (y_eights, y_tail) = y.as_chunks_mut::<8>();
-    let (v_eights, v_tail) = v.as_chunks::<8>();
-    let weights = _mm256_set1_ps(weight);
-    for (y, v) in y_eights.iter_mut().zip(v_eights) {
-        // SAFETY: `v` is 16 readable bytes and `y` 32 writable ones; load and store are unaligned.
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: 32 readable bytes by the caller's promise; the machine has AVX2.
+        Eight(unsafe { _mm256_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: 32 writable bytes by the caller's promise; the machine has AVX2.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const u8) -> Self {
+        // SAFETY: 16 readable bytes by the caller's promise; the machine has F16C.
+        Eight(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self {
+        // SAFETY: 8 readable bytes by the caller's promise; the machine has AVX2.
         unsafe {
-            let v = _mm256_cvtph_ps(_mm_loadu_si128(v.as_ptr().cast()));
-            _mm256_storeu_ps(y.as_mut_ptr(), _mm256_fmadd_ps(weights, v, load_ps(y)));
+            let words = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()));
+            Eight(_mm256_cvtepi32_ps(words))
         }
     }
-    for (y, v) in y_tail.iter_mut().zip(v_tail) {
-        *y = weight.mul_add(v.to_f32(), *y);
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        // SAFETY: the machine has AVX2.
+        Eight(unsafe { _mm256_set1_ps(x) })
+    }
+
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        // SAFETY: the machine has AVX2.
+        Eight(unsafe { _mm256_add_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        // SAFETY: the machine has AVX2.
+        Eight(unsafe { _mm256_sub_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        // SAFETY: the machine has AVX2.
+        Eight(unsafe { _mm256_mul_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: the machine has FMA.
+        Eight(unsafe { _mm256_fmadd_ps(self.0, b.0, c.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // SAFETY: the machine has AVX2.
+        Eight(unsafe { _mm256_max_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        // SAFETY: the machine has AVX2.
+        Eight(unsafe { _mm256_min_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: the machine has AVX2. 1.5 · 2²³ has no low bits, so what is shifted in is n + 127.
+        unsafe {
+            let n = _mm256_add_epi32(_mm256_castps_si256(self.0), _mm256_set1_epi32(127));
+            Eight(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
+        }
+    }
+
+    #[inline(always)]
+    fn select(self, mask: u32, other: Self) -> Self {
+        // SAFETY: the machine has AVX2.
+        unsafe {
+            let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let mask = _mm256_and_si256(_mm256_set1_epi32(mask.cast_signed()), lanes);
+            let mask = _mm256_castsi256_ps(_mm256_cmpeq_epi32(mask, lanes));
+            Eight(_mm256_blendv_ps(other.0, self.0, mask))
+        }
+    }
+
+    #[inline(always)]
+    fn nans(self) -> u32 {
+        // SAFETY: the machine has AVX2.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0)) }.cast_unsigned()
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        // SAFETY: the machine has AVX2.
+        unsafe { sum_lanes(self.0) }
+    }
+
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        let mut lanes = [0.0; 8];
+        // SAFETY: 32 writable bytes.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 }

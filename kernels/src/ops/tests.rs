@@ -9,7 +9,10 @@ use crate::team::Pin;
 
 const LIMITS: KernelLimits = KernelLimits {
     cols_max: 4096,
-    columns_max: 16,
+    columns_max: 64,
+    heads_max: 40,
+    head_dim_max: 256,
+    positions_max: 4096,
 };
 
 /// Kernels on `isa`, or a loud line when this machine lacks it.
@@ -74,5 +77,6 @@ fn the_scratch_is_as_large_as_the_budget_says() {
         .iter()
         .map(super::matmul::Scratch::real_bytes)
         .sum();
+    let real = real + kernels.attention.real_bytes();
     assert_eq!(real, Kernels::bytes(LIMITS, 2));
 }

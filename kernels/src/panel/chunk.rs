@@ -335,23 +335,20 @@ pub(crate) fn scales<L: Lanes>(
     scales: &mut [Floats; CHUNK_COLS / 16],
     mins: &mut [Floats; CHUNK_COLS / 16],
 ) {
-    // Small blocks: where a block has its scale, and perhaps its min.
-    let (scale_at, min_at) = match format {
-        Format::Q4_0 | Format::Iq4Nl => (16, None),
-        Format::Q4_1 => (16, Some(18)),
-        Format::Q5_0 => (20, None),
-        Format::Q5_1 => (20, Some(22)),
-        Format::Q8_0 => (32, None),
+    // Small blocks have their scale first, and some a min after it.
+    let min_at = match format {
+        Format::Q4_0 | Format::Iq4Nl | Format::Q5_0 | Format::Q8_0 => None,
+        Format::Q4_1 | Format::Q5_1 => Some(2),
         Format::Q2K => return scales_q2_k::<L>(place, scales, mins),
         Format::Q3K => return scales_q3_k::<L>(place, scales),
-        Format::Q4K => return scales_6_bits::<L>(place, 128, scales, mins),
-        Format::Q5K => return scales_6_bits::<L>(place, 160, scales, mins),
+        Format::Q4K => return scales_6_bits::<L>(place, scales, mins),
+        Format::Q5K => return scales_6_bits::<L>(place, scales, mins),
         Format::Q6K => return scales_q6_k::<L>(place, scales),
         Format::Iq4Xs => return scales_iq4_xs::<L>(place, scales),
         Format::F32 | Format::F16 | Format::Bf16 => unreachable!("floats have no panels"),
     };
     for block in 0..blocks {
-        L::store_floats(L::floats(place.halves(scale_at, block)), &mut scales[block]);
+        L::store_floats(L::floats(place.halves(0, block)), &mut scales[block]);
         if let Some(at) = min_at {
             // A file stores what is added, a chunk what is subtracted.
             let mut flipped = *place.halves(at, block);
@@ -402,19 +399,43 @@ macro_rules! codes {
 
 /// A line of a small block: four words, low nibbles then high ones.
 #[inline(always)]
-fn nibbles<L: Lanes>(place: &Place<'_>, block: usize, unit: usize) -> L::Words {
-    let words = L::load(&place.words::<4>(0, block)[unit % 4]);
+fn nibbles<L: Lanes>(place: &Place<'_>, at: usize, block: usize, unit: usize) -> L::Words {
+    let words = L::load(&place.words::<4>(at, block)[unit % 4]);
     part::<L>(words, unit / 4 * 4, 4)
 }
 
 /// The same, and a word with bit 4 of all 32 codes: bit *i* belongs to code *i*.
 #[inline(always)]
-fn five_bits<L: Lanes>(place: &Place<'_>, block: usize, unit: usize) -> L::Words {
-    let high = L::load(&place.words::<1>(16, block)[0]);
+fn five_bits<L: Lanes>(place: &Place<'_>, at: usize, block: usize, unit: usize) -> L::Words {
+    let high = L::load(&place.words::<1>(at, block)[0]);
     // Four bits to the lowest bit of four bytes: the products b·2⁰, b·2⁷, b·2¹⁴ and b·2²¹ do not overlap there.
     let bits = L::and(L::shift_right(high, 4 * unit as u32), L::splat(15));
     let spread = L::and(L::mul(bits, L::splat(0x0020_4081)), L::splat(0x0101_0101));
-    with_top::<L>(nibbles::<L>(place, block, unit), spread, 4)
+    with_top::<L>(nibbles::<L>(place, at + 4, block, unit), spread, 4)
+}
+
+/// Four runs of 32 columns in the pairs of bits of eight words.
+#[inline(always)]
+fn four_runs<L: Lanes>(place: &Place<'_>, at: usize, set: usize, unit: usize) -> [L::Words; 4] {
+    let words = L::load(&place.words::<16>(at, 0)[set * 8 + unit]);
+    [
+        part::<L>(words, 0, 2),
+        part::<L>(words, 2, 2),
+        part::<L>(words, 4, 2),
+        part::<L>(words, 6, 2),
+    ]
+}
+
+/// Two runs of 32 columns in the nibbles of eight words.
+#[inline(always)]
+fn two_runs<L: Lanes>(
+    place: &Place<'_>,
+    at: usize,
+    set: usize,
+    unit: usize,
+) -> (L::Words, L::Words) {
+    let words = L::load(&place.words::<32>(at, 0)[set * 8 + unit]);
+    (part::<L>(words, 0, 4), part::<L>(words, 4, 4))
 }
 
 /// [`IQ4_TABLE`] plus 128.
@@ -429,26 +450,26 @@ const IQ4_CODES: [u8; 16] = {
 };
 
 codes!(Q4_0, 1, |place, set, unit| single(nibbles::<L>(
-    place, set, unit
+    place, 2, set, unit
 )));
 codes!(Q4_1, 1, |place, set, unit| single(nibbles::<L>(
-    place, set, unit
+    place, 4, set, unit
 )));
 codes!(Q5_0, 1, |place, set, unit| single(five_bits::<L>(
-    place, set, unit
+    place, 2, set, unit
 )));
 codes!(Q5_1, 1, |place, set, unit| single(five_bits::<L>(
-    place, set, unit
+    place, 4, set, unit
 )));
 codes!(Iq4Nl, 1, |place, set, unit| {
-    single(L::look_up(&IQ4_CODES, nibbles::<L>(place, set, unit)))
+    single(L::look_up(&IQ4_CODES, nibbles::<L>(place, 2, set, unit)))
 });
 codes!(
     /// Eight words of signed bytes; the offset takes 128 off again.
     Q8_0,
     1,
     |place, set, unit| {
-        let words = L::load(&place.words::<8>(0, set)[unit]);
+        let words = L::load(&place.words::<8>(2, set)[unit]);
         single(L::xor(words, L::splat(0x8080_8080)))
     }
 );
@@ -457,13 +478,7 @@ codes!(
     Q2K,
     4,
     |place, set, unit| {
-        let words = L::load(&place.words::<16>(0, 0)[set * 8 + unit]);
-        [
-            part::<L>(words, 0, 2),
-            part::<L>(words, 2, 2),
-            part::<L>(words, 4, 2),
-            part::<L>(words, 6, 2),
-        ]
+        four_runs::<L>(place, 20, set, unit)
     }
 );
 codes!(
@@ -471,8 +486,8 @@ codes!(
     Q3K,
     4,
     |place, set, unit| {
-        let [a, b, c, d] = Q2K::lines::<L>(place, set, unit);
-        let high = L::load(&place.words::<8>(64, 0)[unit]);
+        let [a, b, c, d] = four_runs::<L>(place, 46, set, unit);
+        let high = L::load(&place.words::<8>(14, 0)[unit]);
         [
             with_top::<L>(a, part::<L>(high, 4 * set, 1), 2),
             with_top::<L>(b, part::<L>(high, 4 * set + 1, 1), 2),
@@ -486,8 +501,7 @@ codes!(
     Q4K,
     2,
     |place, set, unit| {
-        let words = L::load(&place.words::<32>(0, 0)[set * 8 + unit]);
-        let (low, high) = (part::<L>(words, 0, 4), part::<L>(words, 4, 4));
+        let (low, high) = two_runs::<L>(place, 16, set, unit);
         [low, high, low, high]
     }
 );
@@ -496,8 +510,8 @@ codes!(
     Q5K,
     2,
     |place, set, unit| {
-        let [low, high, ..] = Q4K::lines::<L>(place, set, unit);
-        let top = L::load(&place.words::<8>(128, 0)[unit]);
+        let (low, high) = two_runs::<L>(place, 48, set, unit);
+        let top = L::load(&place.words::<8>(16, 0)[unit]);
         let low = with_top::<L>(low, part::<L>(top, 2 * set, 1), 4);
         let high = with_top::<L>(high, part::<L>(top, 2 * set + 1, 1), 4);
         [low, high, low, high]
@@ -509,10 +523,10 @@ codes!(
     Q6K,
     4,
     |place, set, unit| {
-        let codes = place.words::<32>(0, 0);
+        let codes = place.words::<32>(82, 0);
         let first = L::load(&codes[set * 16 + unit]);
         let second = L::load(&codes[set * 16 + 8 + unit]);
-        let top = L::load(&place.words::<16>(128, 0)[set * 8 + unit]);
+        let top = L::load(&place.words::<16>(18, 0)[set * 8 + unit]);
         [
             with_top::<L>(part::<L>(first, 0, 4), part::<L>(top, 0, 2), 4),
             with_top::<L>(part::<L>(second, 0, 4), part::<L>(top, 2, 2), 4),
@@ -526,7 +540,7 @@ codes!(
     Iq4Xs,
     1,
     |place, set, unit| {
-        let words = L::load(&place.words::<32>(0, 0)[set * 4 + unit % 4]);
+        let words = L::load(&place.words::<32>(8, 0)[set * 4 + unit % 4]);
         single(L::look_up(&IQ4_CODES, part::<L>(words, unit / 4 * 4, 4)))
     }
 );
@@ -549,11 +563,8 @@ fn six_bit_scale<L: Lanes>(d: L::Floats, scale: L::Words, out: &mut Floats) {
 
 #[inline(always)]
 fn scales_q2_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers, mins: &mut Numbers) {
-    let (d, dmin) = (
-        L::floats(place.halves(80, 0)),
-        L::floats(place.halves(82, 0)),
-    );
-    for (unit, packed) in place.words::<4>(64, 0).iter().enumerate() {
+    let (d, dmin) = (L::floats(place.halves(0, 0)), L::floats(place.halves(2, 0)));
+    for (unit, packed) in place.words::<4>(4, 0).iter().enumerate() {
         let packed = L::load(packed);
         for i in 0..4 {
             let at = unit * 4 + i as usize;
@@ -566,8 +577,8 @@ fn scales_q2_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers, mins: &mut Num
 /// Scale i: low nibble of byte i % 8 (high nibble from 8 on), bits 2·(i/4) of byte 8 + i % 4.
 #[inline(always)]
 fn scales_q3_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers) {
-    let d = L::floats(place.halves(108, 0));
-    let [a, b, c] = place.words::<3>(96, 0);
+    let d = L::floats(place.halves(0, 0));
+    let [a, b, c] = place.words::<3>(2, 0);
     let (a, b, c) = (L::load(a), L::load(b), L::load(c));
     for quad in 0..4 {
         let low = if quad % 2 == 0 { a } else { b };
@@ -589,10 +600,10 @@ fn scales_q3_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers) {
 ///  bytes 8..12  m m m m s s s s    the low bits of min and scale 4..8
 /// ```
 #[inline(always)]
-fn scales_6_bits<L: Lanes>(place: &Place<'_>, at: usize, scales: &mut Numbers, mins: &mut Numbers) {
-    let d = L::floats(place.halves(at + 12, 0));
-    let dmin = L::floats(place.halves(at + 14, 0));
-    let [a, b, c] = place.words::<3>(at, 0);
+fn scales_6_bits<L: Lanes>(place: &Place<'_>, scales: &mut Numbers, mins: &mut Numbers) {
+    let d = L::floats(place.halves(0, 0));
+    let dmin = L::floats(place.halves(2, 0));
+    let [a, b, c] = place.words::<3>(4, 0);
     let (a, b, c) = (L::load(a), L::load(b), L::load(c));
     let (top_a, top_b) = (part::<L>(a, 6, 2), part::<L>(b, 6, 2));
     let packed = [
@@ -611,8 +622,8 @@ fn scales_6_bits<L: Lanes>(place: &Place<'_>, at: usize, scales: &mut Numbers, m
 
 #[inline(always)]
 fn scales_q6_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers) {
-    let d = L::floats(place.halves(208, 0));
-    for (unit, packed) in place.words::<4>(192, 0).iter().enumerate() {
+    let d = L::floats(place.halves(0, 0));
+    for (unit, packed) in place.words::<4>(2, 0).iter().enumerate() {
         let packed = L::load(packed);
         for i in 0..4 {
             let byte = L::shift_right_signed(L::shift_left(packed, 24 - 8 * i), 24);
@@ -624,9 +635,9 @@ fn scales_q6_k<L: Lanes>(place: &Place<'_>, scales: &mut Numbers) {
 
 #[inline(always)]
 fn scales_iq4_xs<L: Lanes>(place: &Place<'_>, scales: &mut Numbers) {
-    let d = L::floats(place.halves(132, 0));
-    let high = L::widen(place.halves(134, 0));
-    let low = L::load(&place.words::<1>(128, 0)[0]);
+    let d = L::floats(place.halves(0, 0));
+    let high = L::widen(place.halves(2, 0));
+    let low = L::load(&place.words::<1>(4, 0)[0]);
     for i in 0..8 {
         let low = L::and(L::shift_right(low, 4 * i), L::splat(15));
         let high = L::and(L::shift_right(high, 2 * i), L::splat(3));

@@ -1,7 +1,5 @@
 //! Attention against a naive computation in f64.
 
-use half::f16;
-
 use std::ops::Range;
 
 use super::*;
@@ -10,8 +8,9 @@ use super::*;
 struct Scene {
     shape: AttentionShape,
     block_positions: usize,
-    k: Vec<f16>,
-    v: Vec<f16>,
+    format: KvFormat,
+    k: Vec<u8>,
+    v: Vec<u8>,
     tables: Vec<u32>,
     queries: Vec<Query>,
     q: Vec<f32>,
@@ -22,17 +21,33 @@ const SEQUENCES: usize = 2;
 
 impl Scene {
     fn new(shape: AttentionShape, block_positions: usize, wanted: &[(usize, u32)]) -> Scene {
-        let table_len = SEQUENCE_POSITIONS.div_ceil(block_positions);
+        Scene::stored(
+            KvFormat::F16,
+            SEQUENCE_POSITIONS,
+            shape,
+            block_positions,
+            wanted,
+        )
+    }
+
+    fn stored(
+        format: KvFormat,
+        sequence_positions: usize,
+        shape: AttentionShape,
+        block_positions: usize,
+        wanted: &[(usize, u32)],
+    ) -> Scene {
+        let table_len = sequence_positions.div_ceil(block_positions);
         let blocks = SEQUENCES * table_len;
         // 37 is prime to every number of blocks used here, so this visits each block once, out of order.
         assert!(!blocks.is_multiple_of(37));
         let tables: Vec<u32> = (0..blocks).map(|i| (i * 37 % blocks) as u32).collect();
-        let elements = blocks * shape.kv_heads * block_positions * shape.head_dim;
+        let bytes = blocks * shape.kv_heads * format.plane_bytes(shape.head_dim, block_positions);
         // Places that nobody stores to must never be read.
-        let (mut k, mut v) = (vec![f16::NAN; elements], vec![f16::NAN; elements]);
-        let slots: Vec<KvSlot> = (0..SEQUENCES * SEQUENCE_POSITIONS)
+        let (mut k, mut v) = (vec![NAN_BYTE; bytes], vec![NAN_BYTE; bytes]);
+        let slots: Vec<KvSlot> = (0..SEQUENCES * sequence_positions)
             .map(|i| {
-                let (sequence, position) = (i / SEQUENCE_POSITIONS, i % SEQUENCE_POSITIONS);
+                let (sequence, position) = (i / sequence_positions, i % sequence_positions);
                 let block = tables[sequence * table_len + position / block_positions];
                 KvSlot {
                     block,
@@ -44,9 +59,12 @@ impl Scene {
         let layer = KvLayerMut {
             k: &mut k,
             v: &mut v,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            block_positions,
+            shape: KvShape {
+                format,
+                kv_heads: shape.kv_heads,
+                head_dim: shape.head_dim,
+                block_positions,
+            },
         };
         let (keys, values) = (noise(1, slots.len() * width), noise(2, slots.len() * width));
         kernels(Isa::Portable, 1)
@@ -62,6 +80,7 @@ impl Scene {
         Scene {
             shape,
             block_positions,
+            format,
             k,
             v,
             tables,
@@ -70,16 +89,23 @@ impl Scene {
         }
     }
 
+    fn layer(&self) -> KvLayer<'_> {
+        KvLayer {
+            k: &self.k,
+            v: &self.v,
+            shape: KvShape {
+                format: self.format,
+                kv_heads: self.shape.kv_heads,
+                head_dim: self.shape.head_dim,
+                block_positions: self.block_positions,
+            },
+        }
+    }
+
     fn attend(&self, kernels: &mut Kernels, range: Range<usize>) -> Vec<f32> {
         let width = self.shape.heads * self.shape.head_dim;
         let mut out = vec![f32::NAN; range.len() * width];
-        let kv = KvLayer {
-            k: &self.k,
-            v: &self.v,
-            kv_heads: self.shape.kv_heads,
-            head_dim: self.shape.head_dim,
-            block_positions: self.block_positions,
-        };
+        let kv = self.layer();
         let q = &self.q[range.start * width..range.end * width];
         kernels.attention(
             &self.shape,
@@ -101,35 +127,27 @@ impl Scene {
             scale,
             window,
         } = self.shape;
-        let width = kv_heads * head_dim;
-        let stored = |seed| -> Vec<f64> {
-            let noise = noise(seed, SEQUENCES * SEQUENCE_POSITIONS * width);
-            noise.iter().map(|x| f16::from_f32(*x).to_f64()).collect()
-        };
-        let (keys, values) = (stored(1), stored(2));
-        let table_len = SEQUENCE_POSITIONS.div_ceil(self.block_positions);
+        let layer = self.layer();
         let mut out = Vec::new();
         for (column, query) in self.queries.iter().enumerate() {
-            let sequence = query.table_start as usize / table_len;
             let last = query.position as usize;
             let first = window.map_or(0, |window| (last + 1).saturating_sub(window as usize));
             for head in 0..heads {
                 let q = &self.q[(column * heads + head) * head_dim..][..head_dim];
                 let kv_head = head / (heads / kv_heads);
-                let at = |p: usize| {
-                    ((sequence * SEQUENCE_POSITIONS + p) * kv_heads + kv_head) * head_dim
-                };
                 let score = |p: usize| -> f64 {
-                    let k = &keys[at(p)..][..head_dim];
-                    q.iter().zip(k).map(|(q, k)| f64::from(*q) * k).sum::<f64>() * f64::from(scale)
+                    let (keys, _, at) = layer.planes(query, &self.tables, p, kv_head);
+                    let products = (q.iter().enumerate())
+                        .map(|(d, q)| f64::from(*q) * f64::from(layer.key(keys, at, d)));
+                    products.sum::<f64>() * f64::from(scale)
                 };
                 let weights: Vec<f64> = (first..=last).map(|p| score(p).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 for d in 0..head_dim {
-                    let sum = weights
-                        .iter()
-                        .zip(first..)
-                        .map(|(w, p)| w * values[at(p) + d]);
+                    let sum = weights.iter().zip(first..).map(|(w, p)| {
+                        let (_, values, at) = layer.planes(query, &self.tables, p, kv_head);
+                        w * f64::from(layer.value(values, at, d))
+                    });
                     out.push(sum.sum::<f64>() / total);
                 }
             }
@@ -137,6 +155,9 @@ impl Scene {
         out
     }
 }
+
+/// Two of them are a NaN in f16.
+const NAN_BYTE: u8 = 0xff;
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<u32>) -> AttentionShape {
     AttentionShape {
@@ -251,9 +272,9 @@ fn other_sequences_in_the_cache_do_not_matter() {
         let mut scene = Scene::new(shape(4, 2, 32, None), 16, &[(0, 70)]);
         let before = bits(&scene.attend(&mut kernels, 0..1));
         let own: Vec<u32> = scene.tables[..SEQUENCE_POSITIONS.div_ceil(16)].to_vec();
-        let block = 2 * 16 * 32;
+        let block = 2 * KvFormat::F16.plane_bytes(32, 16);
         for other in scene.tables.iter().filter(|block| !own.contains(block)) {
-            scene.k[*other as usize * block..][..block].fill(f16::INFINITY);
+            scene.k[*other as usize * block..][..block].fill(NAN_BYTE);
         }
         assert_eq!(bits(&scene.attend(&mut kernels, 0..1)), before);
     }
@@ -265,4 +286,107 @@ fn a_table_that_is_too_short_is_refused() {
     let mut scene = Scene::new(shape(1, 1, 8, None), 16, &[(0, 40)]);
     scene.queries[0].table_len = 2;
     scene.attend(&mut kernels(Isa::Portable, 1).unwrap(), 0..1);
+}
+
+/// Positions around the edges of spans of 512, in two sequences, and a run of neighbours.
+fn deep() -> Vec<(usize, u32)> {
+    let edges = [
+        (0, 511),
+        (0, 512),
+        (1, 513),
+        (1, 1023),
+        (0, 1024),
+        (0, 1299),
+    ];
+    let run = (1000..1040).map(|position| (1, position));
+    edges.into_iter().chain(run).collect()
+}
+
+const FORMATS: [KvFormat; 2] = [KvFormat::F16, KvFormat::Q8_0];
+
+#[test]
+fn spans_and_formats_are_near_the_formula() {
+    for isa in Isa::ALL {
+        let Some(mut kernels) = kernels(isa, 2) else {
+            continue;
+        };
+        for format in FORMATS {
+            for (window, block_positions) in [(None, 32), (Some(600), 32), (Some(16), 24)] {
+                let shape = shape(4, 2, 64, window);
+                let scene = Scene::stored(format, 1300, shape, block_positions, &deep());
+                let ours = scene.attend(&mut kernels, 0..scene.queries.len());
+                for (i, (ours, exact)) in ours.iter().zip(scene.naive()).enumerate() {
+                    let error = (f64::from(*ours) - exact).abs();
+                    // Sums over 1300 positions add 1300 · 2⁻²⁴ · 1.74 in the worst case: 1.4e-4.
+                    assert!(
+                        error <= BOUND + 1.4e-4,
+                        "{isa} {format} window {window:?}, element {i}: {ours} for {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_depend_neither_on_chunks_nor_on_who_computes_a_span() {
+    for isa in Isa::ALL {
+        let (Some(mut one), Some(mut seven)) = (kernels(isa, 1), kernels(isa, 7)) else {
+            continue;
+        };
+        for format in FORMATS {
+            for (heads, window) in [(8, None), (6, None), (8, Some(600)), (8, Some(5))] {
+                let shape = shape(heads, 2, 64, window);
+                let scene = Scene::stored(format, 1300, shape, 32, &deep());
+                let columns = scene.queries.len();
+                let whole = bits(&scene.attend(&mut one, 0..columns));
+                for chunk in [1, 3, 16, columns] {
+                    let mut cut = Vec::new();
+                    for start in (0..columns).step_by(chunk) {
+                        let range = start..(start + chunk).min(columns);
+                        cut.extend(bits(&scene.attend(&mut seven, range)));
+                    }
+                    assert_eq!(cut, whole, "{isa} {format} {heads} {window:?} by {chunk}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_query_does_not_see_does_not_enter_its_result() {
+    for isa in Isa::ALL {
+        let Some(mut kernels) = kernels(isa, 1) else {
+            continue;
+        };
+        // The neighbour at 40 sees position 40, the query at 39 does not, though both read one tile.
+        let mut scene = Scene::new(shape(4, 2, 64, None), 32, &[(0, 39), (0, 40)]);
+        let before = scene.attend(&mut kernels, 0..1);
+        let noise = [f32::NAN; 128];
+        let slot = KvSlot {
+            block: scene.tables[1],
+            offset: 8,
+        };
+        let shape = scene.layer().shape;
+        let (k, v) = (&mut scene.k, &mut scene.v);
+        kernels.store_kv(&noise, &noise, &[slot], KvLayerMut { k, v, shape });
+        let after = scene.attend(&mut kernels, 0..2);
+        assert_eq!(bits(&after[..256]), bits(&before), "{isa}");
+        // And what the neighbour sees, it shows.
+        assert!(after[256..].iter().all(|x| x.is_nan()), "{isa}");
+    }
+}
+
+#[test]
+fn eight_bits_store_within_a_scale() {
+    let x = noise(9, 32);
+    let (scale, codes) = crate::ops::kv::quantize(&x);
+    for (x, code) in x.iter().zip(codes) {
+        let error = (x - f32::from(code) * scale.to_f32()).abs();
+        assert!(error <= 0.54 * scale.to_f32() + 1e-6, "{x}: {code}");
+    }
+    assert_eq!(crate::ops::kv::quantize(&[0.0; 32]).1, [0; 32]);
+    let mut broken = x;
+    broken[7] = f32::INFINITY;
+    assert!(crate::ops::kv::quantize(&broken).0.is_nan());
 }

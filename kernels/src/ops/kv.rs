@@ -1,0 +1,269 @@
+//! The KV cache's layout: how keys and values of one layer lie in bytes.
+//!
+//! A *plane* holds the positions of one KV head in one KV block, `P` of them. Keys are transposed, so that one vector
+//! load brings the same element of consecutive positions:
+//!
+//! ```text
+//!  f16   keys    [head_dim][P] f16                values  [P][head_dim] f16
+//!  q8_0  keys    [head_dim][P] i8                 values  [P][head_dim] i8
+//!        scales  [head_dim / 32][P] f16           scales  [P][head_dim / 32] f16
+//! ```
+//!
+//! The plane of head *h* in block *b* has index `b · kv_heads + h`. Numbers are little-endian.
+
+use std::fmt;
+use std::str::FromStr;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::attention::Query;
+
+/// Values that share a scale in [`KvFormat::Q8_0`].
+pub const KV_SCALE_GROUP: usize = 32;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvFormat {
+    /// Half precision.
+    #[default]
+    F16,
+    /// Eight bits, and an f16 scale for each 32 elements of a head: a little more than half the bytes.
+    Q8_0,
+}
+
+impl KvFormat {
+    /// Bytes of the keys (or values) of `positions` of one head.
+    pub const fn plane_bytes(self, head_dim: usize, positions: usize) -> usize {
+        match self {
+            KvFormat::F16 => head_dim * positions * 2,
+            KvFormat::Q8_0 => (head_dim + head_dim / KV_SCALE_GROUP * 2) * positions,
+        }
+    }
+
+    /// Whether heads of this width can be stored.
+    pub const fn fits(self, head_dim: usize) -> bool {
+        match self {
+            KvFormat::F16 => true,
+            KvFormat::Q8_0 => head_dim.is_multiple_of(KV_SCALE_GROUP),
+        }
+    }
+}
+
+impl fmt::Display for KvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            KvFormat::F16 => "f16",
+            KvFormat::Q8_0 => "q8_0",
+        })
+    }
+}
+
+impl FromStr for KvFormat {
+    type Err = UnknownKvFormat;
+
+    fn from_str(name: &str) -> Result<KvFormat, UnknownKvFormat> {
+        match name {
+            "f16" => Ok(KvFormat::F16),
+            "q8_0" => Ok(KvFormat::Q8_0),
+            _ => Err(UnknownKvFormat),
+        }
+    }
+}
+
+/// A name that is no format of keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownKvFormat;
+
+impl fmt::Display for UnknownKvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown format of keys and values: use f16 or q8_0")
+    }
+}
+
+impl std::error::Error for UnknownKvFormat {}
+
+/// A place for one position in a KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvSlot {
+    /// KV block.
+    pub block: u32,
+    /// Position within it.
+    pub offset: u32,
+}
+
+/// Dimensions of a layer's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// How numbers are stored.
+    pub format: KvFormat,
+    /// KV heads.
+    pub kv_heads: usize,
+    /// Dimensions of a head.
+    pub head_dim: usize,
+    /// Positions in a KV block.
+    pub block_positions: usize,
+}
+
+impl KvShape {
+    /// Bytes of the keys (or values) of one head in one block.
+    pub const fn plane_bytes(&self) -> usize {
+        self.format.plane_bytes(self.head_dim, self.block_positions)
+    }
+}
+
+/// Keys and values of one layer: planes, as the module's picture has them.
+#[derive(Clone, Copy, Debug)]
+pub struct KvLayer<'a> {
+    /// Keys.
+    pub k: &'a [u8],
+    /// Values.
+    pub v: &'a [u8],
+    /// Dimensions.
+    pub shape: KvShape,
+}
+
+/// [`KvLayer`], to write.
+#[derive(Debug)]
+pub struct KvLayerMut<'a> {
+    /// Keys.
+    pub k: &'a mut [u8],
+    /// Values.
+    pub v: &'a mut [u8],
+    /// Dimensions.
+    pub shape: KvShape,
+}
+
+impl<'a> KvLayer<'a> {
+    /// Planes of keys and values that hold `position` of a query's sequence, and where in them it lies.
+    #[inline(always)]
+    pub(crate) fn planes(
+        &self,
+        query: &Query,
+        tables: &[u32],
+        position: usize,
+        kv_head: usize,
+    ) -> (&'a [u8], &'a [u8], usize) {
+        let shape = &self.shape;
+        let entry = query.table_start as usize + position / shape.block_positions;
+        let plane = tables[entry] as usize * shape.kv_heads + kv_head;
+        let bytes = shape.plane_bytes();
+        let at = plane * bytes..(plane + 1) * bytes;
+        (
+            &self.k[at.clone()],
+            &self.v[at],
+            position % shape.block_positions,
+        )
+    }
+
+    /// Element `d` of the key at `offset` of a plane.
+    #[inline]
+    pub(crate) fn key(&self, plane: &[u8], offset: usize, d: usize) -> f32 {
+        let KvShape {
+            format,
+            head_dim,
+            block_positions,
+            ..
+        } = self.shape;
+        let at = d * block_positions + offset;
+        match format {
+            KvFormat::F16 => half_at(plane, at * 2),
+            KvFormat::Q8_0 => {
+                let scale = d / KV_SCALE_GROUP * block_positions + offset;
+                let scale = half_at(plane, head_dim * block_positions + scale * 2);
+                f32::from(plane[at].cast_signed()) * scale
+            }
+        }
+    }
+
+    /// Element `d` of the value at `offset` of a plane.
+    #[inline]
+    pub(crate) fn value(&self, plane: &[u8], offset: usize, d: usize) -> f32 {
+        let KvShape {
+            format,
+            head_dim,
+            block_positions,
+            ..
+        } = self.shape;
+        let at = offset * head_dim + d;
+        match format {
+            KvFormat::F16 => half_at(plane, at * 2),
+            KvFormat::Q8_0 => {
+                let scale = at / KV_SCALE_GROUP;
+                let scale = half_at(plane, head_dim * block_positions + scale * 2);
+                f32::from(plane[at].cast_signed()) * scale
+            }
+        }
+    }
+}
+
+impl KvLayerMut<'_> {
+    /// Stores one head of one position.
+    pub(crate) fn store(&mut self, slot: KvSlot, kv_head: usize, k: &[f32], v: &[f32]) {
+        let shape = self.shape;
+        let (dim, positions, offset) =
+            (shape.head_dim, shape.block_positions, slot.offset as usize);
+        let plane = slot.block as usize * shape.kv_heads + kv_head;
+        let bytes = shape.plane_bytes();
+        let at = plane * bytes..(plane + 1) * bytes;
+        let (keys, values) = (&mut self.k[at.clone()], &mut self.v[at]);
+        let groups = k.chunks(KV_SCALE_GROUP).zip(v.chunks(KV_SCALE_GROUP));
+        for (group, (k, v)) in groups.enumerate() {
+            let start = group * KV_SCALE_GROUP;
+            match shape.format {
+                KvFormat::F16 => {
+                    let mut halves = [f16::ZERO; KV_SCALE_GROUP];
+                    halves[..k.len()].convert_from_f32_slice(k);
+                    for (d, half) in (start..).zip(&halves[..k.len()]) {
+                        let at = (d * positions + offset) * 2;
+                        keys[at..at + 2].copy_from_slice(&half.to_le_bytes());
+                    }
+                    halves[..v.len()].convert_from_f32_slice(v);
+                    let at = (offset * dim + start) * 2;
+                    let out = values[at..at + v.len() * 2].as_chunks_mut::<2>().0;
+                    for (out, half) in out.iter_mut().zip(&halves) {
+                        *out = half.to_le_bytes();
+                    }
+                }
+                KvFormat::Q8_0 => {
+                    let scales = dim * positions;
+                    let (scale, codes) = quantize(k);
+                    for (d, code) in (start..).zip(codes) {
+                        keys[d * positions + offset] = code.cast_unsigned();
+                    }
+                    let at = scales + (group * positions + offset) * 2;
+                    keys[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                    let (scale, codes) = quantize(v);
+                    for (out, code) in values[offset * dim + start..].iter_mut().zip(codes) {
+                        *out = code.cast_unsigned();
+                    }
+                    let at = scales + (offset * (dim / KV_SCALE_GROUP) + group) * 2;
+                    values[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// A scale and codes: `code · scale` is within 0.54 of a scale of each value (half a code, and what rounding the scale to
+/// 11 bits moves 127 codes by) where the scale is a normal f16. A value that is not finite makes the scale NaN.
+pub(crate) fn quantize(x: &[f32]) -> (f16, [i8; KV_SCALE_GROUP]) {
+    let mut codes = [0; KV_SCALE_GROUP];
+    let greatest = x.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));
+    if x.iter().any(|x| !x.is_finite()) {
+        return (f16::NAN, codes);
+    }
+    let scale = f16::from_f32(greatest / 127.0);
+    if scale > f16::ZERO {
+        let inverse = scale.to_f32().recip();
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+        }
+    }
+    (scale, codes)
+}
+
+#[inline]
+fn half_at(plane: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([plane[at], plane[at + 1]]).to_f32()
+}
