@@ -2,6 +2,10 @@
 //! the AVX2 code.
 
 #![allow(unsafe_code, reason = "SIMD loads go through pointers")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "one index walks several arrays of accumulators, which must be unrolled into registers"
+)]
 
 mod attention;
 

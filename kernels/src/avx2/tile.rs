@@ -118,13 +118,13 @@ pub(crate) fn multiply(
 ) {
     match (shape.code_max, shape.sixteens, shape.mins) {
         (..=15, false, false) => {
-            by_width::<8, false, false, false>(shape, chunks, tile, cols, sums)
+            by_width::<8, false, false, false>(shape, chunks, tile, cols, sums);
         }
         (..=15, false, true) => by_width::<8, false, false, true>(shape, chunks, tile, cols, sums),
         (..=15, true, false) => by_width::<4, false, true, false>(shape, chunks, tile, cols, sums),
         (..=15, true, true) => by_width::<4, false, true, true>(shape, chunks, tile, cols, sums),
         (..=31, false, false) => {
-            by_width::<4, false, false, false>(shape, chunks, tile, cols, sums)
+            by_width::<4, false, false, false>(shape, chunks, tile, cols, sums);
         }
         (..=31, false, true) => by_width::<4, false, false, true>(shape, chunks, tile, cols, sums),
         (..=63, true, false) => by_width::<2, false, true, false>(shape, chunks, tile, cols, sums),

@@ -266,12 +266,12 @@ pub(crate) use with_codes;
 ///
 /// **Shapes** `panel`: `panel_bytes(format, cols)`.
 #[inline(always)]
-pub(crate) fn place<'a>(
+pub(crate) fn place(
     format: Format,
     cols: usize,
-    (panel, half): (&'a [u8], usize),
+    (panel, half): (&[u8], usize),
     index: usize,
-) -> Place<'a> {
+) -> Place<'_> {
     let per_chunk = CHUNK_COLS / format.block_elements();
     let blocks = cols / format.block_elements();
     let group_size = group_blocks(format);
@@ -341,8 +341,7 @@ pub(crate) fn scales<L: Lanes>(
         Format::Q4_1 | Format::Q5_1 => Some(2),
         Format::Q2K => return scales_q2_k::<L>(place, scales, mins),
         Format::Q3K => return scales_q3_k::<L>(place, scales),
-        Format::Q4K => return scales_6_bits::<L>(place, scales, mins),
-        Format::Q5K => return scales_6_bits::<L>(place, scales, mins),
+        Format::Q4K | Format::Q5K => return scales_6_bits::<L>(place, scales, mins),
         Format::Q6K => return scales_q6_k::<L>(place, scales),
         Format::Iq4Xs => return scales_iq4_xs::<L>(place, scales),
         Format::F32 | Format::F16 | Format::Bf16 => unreachable!("floats have no panels"),
