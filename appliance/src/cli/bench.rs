@@ -61,7 +61,7 @@ pub(super) struct BenchArgs {
     /// Threads.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
-    /// Instruction set: portable, avx2 or avx512.
+    /// Instruction set: portable, avx2, avx512, neon or neon-i8mm.
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
     /// One JSON object per batch size.
