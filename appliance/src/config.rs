@@ -71,7 +71,7 @@ pub struct MemoryConfig {
 pub struct EngineConfig {
     /// Threads of the kernel team, the engine's own included. Default: one for each core.
     pub threads: Option<u16>,
-    /// Instruction set: `portable`, `avx2` or `avx512`. Default: the best that the machine has.
+    /// Instruction set: `portable`, `avx2`, `avx512`, `neon` or `neon-i8mm`. Default: the best that the machine has.
     pub isa: Option<String>,
     /// How keys and values are stored: `f16`, or `q8_0` in little more than half the memory. Default: `f16`.
     pub kv: Option<String>,

@@ -1,7 +1,8 @@
 //! One `match` per kernel: which instruction set runs it.
 //!
 //! `Kernels::new` asserted that the machine has its `isa`, and nothing else passes one on, which is what each unsafe
-//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere.
+//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere. What AArch64 has no
+//! kernel for is compiled for NEON all the same, since that is part of the architecture.
 
 #![allow(
     unsafe_code,
@@ -20,6 +21,8 @@ use crate::quant::Format;
 
 #[cfg(target_arch = "x86_64")]
 use crate::{avx2, avx512};
+#[cfg(target_arch = "aarch64")]
+use crate::{neon, rows};
 
 /// Wrapping sum of 64-bit words.
 pub(crate) fn sum_words(isa: Isa, buffer: &[u8]) -> u64 {
@@ -37,6 +40,8 @@ pub(crate) fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, y: &mut [f
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2, FMA and F16C.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::rms_norm(x, weight, eps, y) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => rows::rms_norm(x, weight, eps, y),
         _ => portable::rms_norm(x, weight, eps, y),
     }
 }
@@ -47,6 +52,8 @@ pub(crate) fn rms_norm_in_place(isa: Isa, x: &mut [f32], weight: &[f32], eps: f3
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2, FMA and F16C.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::rms_norm_in_place(x, weight, eps) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => rows::rms_norm_in_place(x, weight, eps),
         _ => portable::rms_norm_in_place(x, weight, eps),
     }
 }
@@ -67,6 +74,8 @@ pub(crate) fn silu_mul(isa: Isa, gate: &[f32], up: &[f32], y: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2, FMA and F16C.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::silu_mul(gate, up, y) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => rows::silu_mul(gate, up, y),
         _ => portable::silu_mul(gate, up, y),
     }
 }
@@ -77,6 +86,8 @@ pub(crate) fn gelu_tanh_mul(isa: Isa, gate: &[f32], up: &[f32], y: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2, FMA and F16C.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::gelu_tanh_mul(gate, up, y) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => rows::gelu_tanh_mul(gate, up, y),
         _ => portable::gelu_tanh_mul(gate, up, y),
     }
 }
@@ -131,6 +142,8 @@ pub(crate) fn quantize_column(isa: Isa, x: &[f32], column: ColumnMut<'_>) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2 and FMA.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::quantize_column(x, column) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => crate::ops::quantize_column(x, column),
         _ => unreachable!("portable multiplies floats"),
     }
 }
@@ -140,6 +153,8 @@ pub(crate) fn prefetch(isa: Isa, bytes: &[u8]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx512 => avx2::prefetch(bytes),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => neon::prefetch(bytes),
         _ => (),
     }
 }
@@ -160,6 +175,8 @@ pub(crate) fn expand(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
         Isa::Avx512 => unsafe { avx512::expand(format, cols, panel, index, out) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => neon::expand(format, cols, panel, index, out),
         _ => unreachable!("portable multiplies floats"),
     }
 }
@@ -207,6 +224,12 @@ pub(crate) fn multiply(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
         Isa::Avx512 => unsafe { avx512::multiply(shape, chunks, tile, cols, sums) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the machine has the dot product of bytes.
+        Isa::Neon => unsafe { neon::multiply(shape, chunks, tile, cols, sums) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the machine has products of matrices of bytes, and their dot product.
+        Isa::NeonI8mm => unsafe { neon::multiply_i8mm(shape, chunks, tile, cols, sums) },
         _ => unreachable!("portable multiplies floats"),
     }
 }
@@ -217,6 +240,9 @@ pub(crate) fn convert_row(isa: Isa, format: Format, row: &[u8], out: &mut [f32])
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2 and F16C.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::convert_row(format, row, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of AArch64.
+        Isa::Neon | Isa::NeonI8mm => unsafe { neon::convert_row(format, row, out) },
         _ => crate::quant::dequantize_row(format, row, out),
     }
 }
@@ -231,6 +257,9 @@ pub(crate) fn dot_floats<const R: usize, const C: usize>(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2 and FMA.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::dot_floats(w, x) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of AArch64.
+        Isa::Neon | Isa::NeonI8mm => unsafe { neon::dot_floats(w, x) },
         _ => unreachable!("portable multiplies in f64"),
     }
 }

@@ -15,11 +15,21 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI (Ice Lake, Zen 4 and later).
     Avx512,
+    /// AArch64 with the dot product of bytes (Cortex-A75, Neoverse N1, Apple A11 and later).
+    Neon,
+    /// The same with products of matrices of bytes (Cortex-X2, Neoverse N2 and V1, Apple A15 and M2, and later).
+    NeonI8mm,
 }
 
 impl Isa {
-    /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    /// Every instruction set, slowest first on each kind of machine.
+    pub const ALL: [Isa; 5] = [
+        Isa::Portable,
+        Isa::Avx2,
+        Isa::Avx512,
+        Isa::Neon,
+        Isa::NeonI8mm,
+    ];
 
     /// Whether this machine has it. Portable is everywhere.
     pub fn available(self) -> bool {
@@ -27,6 +37,8 @@ impl Isa {
             Isa::Portable => true,
             Isa::Avx2 => has_avx2(),
             Isa::Avx512 => has_avx2() && has_avx512(),
+            Isa::Neon => has_neon(),
+            Isa::NeonI8mm => has_neon() && has_i8mm(),
         }
     }
 
@@ -39,11 +51,25 @@ impl Isa {
     pub fn avx512() -> Option<Isa> {
         Isa::Avx512.available().then_some(Isa::Avx512)
     }
+
+    /// NEON with the dot product if the machine has it.
+    pub fn neon() -> Option<Isa> {
+        Isa::Neon.available().then_some(Isa::Neon)
+    }
+
+    /// NEON with products of matrices if the machine has it.
+    pub fn neon_i8mm() -> Option<Isa> {
+        Isa::NeonI8mm.available().then_some(Isa::NeonI8mm)
+    }
 }
 
 /// The fastest instruction set of this machine.
 pub fn detect() -> Isa {
-    Isa::avx512().or_else(Isa::avx2).unwrap_or(Isa::Portable)
+    Isa::avx512()
+        .or_else(Isa::avx2)
+        .or_else(Isa::neon_i8mm)
+        .or_else(Isa::neon)
+        .unwrap_or(Isa::Portable)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -72,12 +98,35 @@ fn has_avx512() -> bool {
     false
 }
 
+#[cfg(target_arch = "aarch64")]
+fn has_neon() -> bool {
+    std::arch::is_aarch64_feature_detected!("neon")
+        && std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_i8mm() -> bool {
+    std::arch::is_aarch64_feature_detected!("i8mm")
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn has_neon() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn has_i8mm() -> bool {
+    false
+}
+
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+            Isa::NeonI8mm => "neon-i8mm",
         })
     }
 }
@@ -99,7 +148,7 @@ pub struct UnknownIsa;
 
 impl fmt::Display for UnknownIsa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("unknown instruction set: use portable, avx2 or avx512")
+        f.write_str("unknown instruction set: use portable, avx2, avx512, neon or neon-i8mm")
     }
 }
 
@@ -118,10 +167,13 @@ mod tests {
         assert_eq!("AVX2".parse::<Isa>(), Err(UnknownIsa));
     }
 
+    /// `.ci/run` looks for the line, so that an emulated processor is known to be the one that was meant.
     #[test]
     fn the_detected_one_is_available() {
+        println!("detected {}", detect());
         assert!(detect().available());
         assert!(Isa::Portable.available());
         assert_eq!(Isa::avx2().is_some(), Isa::Avx2.available());
+        assert_eq!(Isa::neon().is_some(), Isa::Neon.available());
     }
 }

@@ -7,7 +7,8 @@
 //! ```text
 //!  ops        asserts shapes, splits work over the team, picks the instruction set
 //!   ├─ portable   the oracle: exact weights, f32 activations, sums in f64
-//!   └─ avx2       int8 activations, weights unpacked once per row   ── avx512 replaces its integer dot product
+//!   ├─ avx2       int8 activations, weights unpacked once per row   ── avx512 replaces its integer dot product
+//!   └─ neon       the same on AArch64, with one of two instructions
 //!  quant      what a block means: unpack, quantize, random rows
 //! ```
 //!
@@ -33,10 +34,14 @@ mod avx512;
 mod disjoint;
 mod dispatch;
 pub mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod ops;
 pub mod panel;
 mod portable;
 pub mod quant;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod rows;
 pub mod team;
 
 pub use isa::Isa;

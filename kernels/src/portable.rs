@@ -34,6 +34,7 @@ fn rms_inverse(x: &[f32], eps: f32) -> f32 {
 }
 
 /// `y += x`
+#[inline(always)]
 pub(crate) fn add(y: &mut [f32], x: &[f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += x;
@@ -59,6 +60,7 @@ pub(crate) fn gelu_tanh_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
 }
 
 /// Rotates one head: pairs `(2i, 2i+1)`. Source: Su et al. 2021, equation 34.
+#[inline(always)]
 pub(crate) fn rope_adjacent(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     for ((pair, cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
         let [a, b] = *pair;
@@ -67,6 +69,7 @@ pub(crate) fn rope_adjacent(head: &mut [f32], cos: &[f32], sin: &[f32]) {
 }
 
 /// Rotates one head: pairs `(i, i + n)` for `n` angles.
+#[inline(always)]
 pub(crate) fn rope_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (first, second) = head.split_at_mut(cos.len());
     for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
@@ -115,6 +118,7 @@ pub(crate) fn attention(
 }
 
 /// Wrapping sum of the 64-bit words of a buffer; bytes past the last whole word are left out.
+#[inline(always)]
 pub(crate) fn sum_words(buffer: &[u8]) -> u64 {
     buffer
         .as_chunks()

@@ -68,7 +68,7 @@ pub(super) struct BenchArgs {
     /// Format of keys and values: f16 or q8_0.
     #[arg(long, value_name = "FORMAT")]
     kv: Option<String>,
-    /// Instruction set: portable, avx2 or avx512.
+    /// Instruction set: portable, avx2, avx512, neon or neon-i8mm.
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
     /// One JSON object per batch size.

@@ -51,7 +51,7 @@ pub(super) struct RunArgs {
     /// Do not stop at the end of the sequence.
     #[arg(long)]
     ignore_eos: bool,
-    /// Instruction set: portable, avx2 or avx512; portable computes with exact activations.
+    /// Instruction set: portable, avx2, avx512, neon or neon-i8mm; portable computes with exact activations.
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
     /// Threads.

@@ -26,7 +26,7 @@ fn kernels(isa: Isa, threads: usize) -> Option<Kernels> {
 }
 
 /// The instruction sets that are tested against portable.
-const FAST: [Isa; 2] = [Isa::Avx2, Isa::Avx512];
+const FAST: [Isa; 4] = [Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonI8mm];
 
 /// Uniform values with deviation 1.
 fn noise(seed: u64, len: usize) -> Vec<f32> {
