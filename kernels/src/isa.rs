@@ -167,7 +167,7 @@ mod tests {
         assert_eq!("AVX2".parse::<Isa>(), Err(UnknownIsa));
     }
 
-    /// `.ci/run` looks for the line, so that an emulated processor is known to be the one that was meant.
+    /// The line tells which processor an emulator was.
     #[test]
     fn the_detected_one_is_available() {
         println!("detected {}", detect());

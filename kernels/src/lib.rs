@@ -7,8 +7,10 @@
 //! ```text
 //!  ops        asserts shapes, splits work over the team, picks the instruction set
 //!   ├─ portable   the oracle: exact weights, f32 activations, sums in f64
-//!   ├─ avx2       int8 activations, weights unpacked once per row   ── avx512 replaces its integer dot product
+//!   ├─ avx2       codes of weights times codes of activations, in integers
+//!   ├─ avx512     the same with VNNI, sixteen rows at a time; other operations are those of avx2
 //!   └─ neon       the same on AArch64, with one of two instructions
+//!  panel      how weights lie in memory, and their expansion, once for all instruction sets
 //!  quant      what a block means: unpack, quantize, random rows
 //! ```
 //!

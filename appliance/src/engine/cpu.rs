@@ -147,7 +147,7 @@ impl CpuEngine {
         let v: Vec<f32> = (k.len()..2 * k.len()).map(&mut noise).collect();
         let blocks = self.cache[0].k.len() / (shape.plane_bytes() * shape.kv_heads);
         for cache in &mut self.cache {
-            for block in 0..blocks as u32 {
+            for block in 0..u32::try_from(blocks).expect("as many as the pool was asked for") {
                 let slot = |offset| KvSlot { block, offset };
                 let slots: Vec<KvSlot> = (0..KV_BLOCK_POSITIONS).map(slot).collect();
                 let into = KvLayerMut {

@@ -3,7 +3,6 @@
 use crate::ops::ColumnMut;
 use crate::{portable, rows};
 
-
 /// Wrapping sum of 64-bit words.
 #[target_feature(enable = "avx2")]
 pub(crate) fn sum_words(buffer: &[u8]) -> u64 {
