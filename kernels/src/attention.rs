@@ -154,7 +154,8 @@ impl Join {
         total: 0.0,
     };
 
-    /// Adds a span: `out = out · exp(old − new) + sums · exp(maximum − new)`. One that the row does not see is left out.
+    /// Adds a span: `out = out · exp(old − new) + sums · exp(maximum − new)`. One that the row does not see is left
+    /// out.
     pub(crate) fn add(&mut self, maximum: f32, total: f32, sums: &[f32], out: &mut [f32]) {
         if maximum == f32::NEG_INFINITY && total == 0.0 {
             return;

@@ -28,7 +28,8 @@ use crate::quant::Format;
 
 pub(crate) use attention::attend_span;
 
-/// Vectors of 16 lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines with AVX-512.
+/// Vectors of 16 lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines with
+/// AVX-512.
 struct Wide;
 
 /// One intrinsic for each operation.
@@ -133,9 +134,12 @@ fn by_width<const SIXTEENS: bool, const MINS: bool>(
 
 /// `sums += Σ scale_x · (Σ scale · (code − offset) · code_x − min · sum_x)`.
 ///
-/// A lane is a row. For each 32 columns of weights, `dpbusd` multiplies four unsigned codes with four signed ones and adds
-/// them to 32 bits; the accumulator starts at `−offset · Σ code_x`, so an offset costs nothing. The integer part is exact:
-/// two digits stay below 32 · 255 · 32768 = 2²⁸. Scales, mins and the column's own scale are then applied in f32, always
+/// A lane is a row. For each 32 columns of weights, `dpbusd` multiplies four unsigned codes with four signed ones
+/// and adds
+/// them to 32 bits; the accumulator starts at `−offset · Σ code_x`, so an offset costs nothing. The integer part is
+/// exact:
+/// two digits stay below 32 · 255 · 32768 = 2²⁸. Scales, mins and the column's own scale are then applied in f32,
+/// always
 /// in this order, whatever the tile: a column's bits do not depend on its neighbours.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -233,10 +237,12 @@ fn dot<const N: usize, const D: usize, const SIXTEENS: bool, const MINS: bool>(
 /// Most columns times digits that [`multiply_few`] takes: its accumulators then fit the registers for any format.
 pub(crate) const FEW: usize = 2;
 
-/// A whole panel times one or two columns: codes go from memory to the product and never back, since with so few columns
+/// A whole panel times one or two columns: codes go from memory to the product and never back, since with so few
+/// columns
 /// the way through an expanded chunk would cost more than the products.
 ///
-/// **Shapes** `run`: the panel, and those after it that the worker goes on to; `chunk`: memory to put scales in; `sums`: one for each column, overwritten.
+/// **Shapes** `run`: the panel, and those after it that the worker goes on to; `chunk`: memory to put scales in;
+/// `sums`: one for each column, overwritten.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) fn multiply_few(
     format: Format,

@@ -1,7 +1,8 @@
 //! One `match` per kernel: which instruction set runs it.
 //!
 //! `Kernels::new` asserted that the machine has its `isa`, and nothing else passes one on, which is what each unsafe
-//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere. What AArch64 has no
+//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere. What
+//! AArch64 has no
 //! kernel for is compiled for NEON all the same, since that is part of the architecture.
 
 #![allow(

@@ -1,6 +1,8 @@
-//! Kernels for AArch64 with the dot product of bytes, and with products of matrices of bytes where the machine has them.
+//! Kernels for AArch64 with the dot product of bytes, and with products of matrices of bytes where the machine has
+//! them.
 //!
-//! NEON itself is part of AArch64, so plain loops become vectors without being compiled for it. The instructions that not
+//! NEON itself is part of AArch64, so plain loops become vectors without being compiled for it. The instructions
+//! that not
 //! every machine has stand in `tile`.
 
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]

@@ -33,7 +33,8 @@ const ALIGN: usize = 64;
 /// One part of a block: where it lies in the file's order, its bytes, and the unit in which rows are interleaved.
 type Field = (usize, usize, usize);
 
-/// The fields of a block in the order in which a group holds them: scales first, since they are read first, and memory is
+/// The fields of a block in the order in which a group holds them: scales first, since they are read first, and
+/// memory is
 /// fastest when it is read straight on.
 #[rustfmt::skip]
 const fn fields(format: Format) -> &'static [Field] {
@@ -105,7 +106,8 @@ fn for_each_unit(
 
 /// Interleaves up to 32 rows of a file.
 ///
-/// **Shapes** `rows`: 1 to 32 times `format.row_bytes(cols)` bytes; `panel`: `panel_bytes(format, cols)`, all of which is
+/// **Shapes** `rows`: 1 to 32 times `format.row_bytes(cols)` bytes; `panel`: `panel_bytes(format, cols)`, all of
+/// which is
 /// written. Missing rows become zeros.
 pub fn pack_panel(format: Format, cols: usize, rows: &[u8], panel: &mut [u8]) {
     let row_bytes = format.row_bytes(cols);

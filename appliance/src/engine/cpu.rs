@@ -134,7 +134,8 @@ impl CpuEngine {
         (columns + logits + scratch + Activations::bytes(size.columns_max, widths.input)) as u64
     }
 
-    /// Fills the whole KV cache with seeded noise, so that a depth can be measured without computing what lies before it.
+    /// Fills the whole KV cache with seeded noise, so that a depth can be measured without computing what lies
+    /// before it.
     pub fn fill_kv(&mut self, seed: u64) {
         let shape = kv_shape(&self.model, self.kv);
         let positions = KV_BLOCK_POSITIONS as usize;
@@ -461,7 +462,8 @@ impl Pass<'_> {
 /// How finely a layer rounds its inputs.
 ///
 /// Every later layer multiplies what the first one gets wrong, and there the residual stream is smallest: two digits in
-/// that layer alone take the distance of all logits from exact arithmetic to a tenth (docs/kernels.md has the table), for
+/// that layer alone take the distance of all logits from exact arithmetic to a tenth (docs/kernels.md has the
+/// table), for
 /// one layer's worth of extra products.
 fn precision(layer: usize) -> Precision {
     match layer {

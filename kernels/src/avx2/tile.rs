@@ -1,6 +1,7 @@
 //! Expanded panels times a tile of activations: what `avx512.rs` does with `dpbusd`, on eight lanes without it.
 //!
-//! `maddubs` multiplies unsigned codes with signed ones and adds pairs to 16 bits, saturating. So that it never does, its
+//! `maddubs` multiplies unsigned codes with signed ones and adds pairs to 16 bits, saturating. So that it never
+//! does, its
 //! results are added in 16 bits only as often as the largest code allows, and codes of 8 bits are split into nibbles.
 
 use std::arch::x86_64::{
@@ -24,7 +25,8 @@ use super::load_ps;
 /// Lanes of a vector: half of half a panel.
 const LANES: usize = 8;
 
-/// Two vectors of eight lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines with
+/// Two vectors of eight lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines
+/// with
 /// AVX2 and F16C.
 struct Pair;
 
@@ -34,7 +36,8 @@ macro_rules! pair {
         $(
             #[inline(always)]
             fn $name($($arg: $ty),*) -> $out {
-                // SAFETY: the machine has AVX2 and F16C, and loads and stores stay inside the arrays that they are given.
+                // SAFETY: the machine has AVX2 and F16C, and loads and stores stay inside the arrays that they are
+                // given.
                 unsafe { [{ let $half = 0; $body }, { let $half = 1; $body }] }
             }
         )*
@@ -172,7 +175,8 @@ fn by_width<const LINES: usize, const WIDE: bool, const SIXTEENS: bool, const MI
     }
 }
 
-/// See `avx512::dot`. `LINES` is how many products of codes fit 16 bits: `LINES · 2 · code_max · 128 < 2¹⁵`; `WIDE` splits
+/// See `avx512::dot`. `LINES` is how many products of codes fit 16 bits: `LINES · 2 · code_max · 128 < 2¹⁵`; `WIDE`
+/// splits
 /// codes into nibbles first.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -1,6 +1,7 @@
 //! Expanded panels times a tile of activations: what `avx512.rs` does, on four vectors of four lanes.
 //!
-//! Both factors are signed bytes here: the offset of a format is taken off its codes as they are loaded, so sums start at
+//! Both factors are signed bytes here: the offset of a format is taken off its codes as they are loaded, so sums
+//! start at
 //! zero. Two instructions multiply them, chosen when the machine is known:
 //!
 //! ```text
@@ -188,7 +189,8 @@ impl Multiplier for Dot {
 }
 
 /// By `smmla` for each two words of activations in a line, and by `sdot` for an odd last one. The sums of words 2p and
-/// 2p + 1 are, until they are finished, in `sums[2p]` for rows 0 and 1 of each four and in `sums[2p + 1]` for rows 2 and 3:
+/// 2p + 1 are, until they are finished, in `sums[2p]` for rows 0 and 1 of each four and in `sums[2p + 1]` for rows 2
+/// and 3:
 /// `[row][word]`.
 struct Matrices;
 
@@ -254,7 +256,8 @@ fn zip_words(line_0: &[i32; 2], line_1: &[i32; 2]) -> int8x16_t {
 /// To each lane the products of its four bytes. The intrinsic is not stable.
 ///
 /// # Safety
-/// The machine must have `dotprod`. (The assembler is told so here, for the callers are compiled for either instruction.)
+/// The machine must have `dotprod`. (The assembler is told so here, for the callers are compiled for either
+/// instruction.)
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {

@@ -248,7 +248,8 @@ impl Kernels {
 
 /// Rounds a column to codes: `scale = max|x| / code_max` for each 32 values, `code = round(x / scale)`.
 ///
-/// A group with a value that is not finite gets the scale NaN, so that the fault shows in every product; a group so near
+/// A group with a value that is not finite gets the scale NaN, so that the fault shows in every product; a group so
+/// near
 /// zero that its products would vanish in f32 counts as zero.
 ///
 /// Plain Rust, compiled for each instruction set.

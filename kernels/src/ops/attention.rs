@@ -132,7 +132,8 @@ impl Kernels {
     /// `out = softmax(scale · q · kᵀ) · v` over the positions that each query sees: `0..=position`, or the last
     /// `window` of these.
     ///
-    /// Positions are cut into spans of 512 at multiples of 512, each with a softmax of its own; what they leave is joined
+    /// Positions are cut into spans of 512 at multiples of 512, each with a softmax of its own; what they leave is
+    /// joined
     /// in order. That is so for one thread and one column too, so bits depend neither on the batch nor on the threads:
     /// who computes a span, and which rows share its keys, does not enter the arithmetic.
     ///

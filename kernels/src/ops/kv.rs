@@ -245,7 +245,8 @@ impl KvLayerMut<'_> {
     }
 }
 
-/// A scale and codes: `code · scale` is within 0.54 of a scale of each value (half a code, and what rounding the scale to
+/// A scale and codes: `code · scale` is within 0.54 of a scale of each value (half a code, and what rounding the
+/// scale to
 /// 11 bits moves 127 codes by) where the scale is a normal f16. A value that is not finite makes the scale NaN.
 pub(crate) fn quantize(x: &[f32]) -> (f16, [i8; KV_SCALE_GROUP]) {
     let mut codes = [0; KV_SCALE_GROUP];

@@ -215,7 +215,8 @@ impl Kernels {
                         }
                     }
                 };
-                // Most of the rows are shared out beforehand, so that each worker reads memory straight on; the rest, one
+                // Most of the rows are shared out beforehand, so that each worker reads memory straight on; the
+                // rest, one
                 // step at a time, evens out their speeds.
                 let shared = steps - steps / SPARE_SHARE;
                 compute(worker.share(shared, 1));
@@ -314,7 +315,8 @@ fn float_rows(
     }
 }
 
-/// How many chunks ahead of the one that is multiplied memory is asked for, into L2: into L1 it would be slower, since a
+/// How many chunks ahead of the one that is multiplied memory is asked for, into L2: into L1 it would be slower,
+/// since a
 /// core keeps few requests of L1 under way.
 pub(crate) const CHUNKS_AHEAD: usize = 4;
 
