@@ -135,7 +135,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         }
         let (prompt_rate, decode_rate) = (median(prompts), median(decodes));
         // Each step reads the weights once and every sequence's keys and values, on average half of what was generated.
-        let positions = f64::from(args.prompt.max(args.depth)) + f64::from(args.generate) / 2.0;
+        let positions = f64::from(before(args)) + f64::from(args.generate) / 2.0;
         let step_bytes =
             weights_bytes as f64 + f64::from(batch) * positions * kv_bytes_per_position as f64;
         let share = decode_rate / f64::from(batch) * step_bytes / bandwidth;
@@ -173,7 +173,7 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     if args.prompt == 0 || args.generate < 2 || args.repeat == 0 {
         return usage("--prompt and --repeat must be at least 1, --generate at least 2".into());
     }
-    if args.prompt.max(args.depth).saturating_add(args.generate) > limits::CONTEXT_POSITIONS_MAX {
+    if before(args).saturating_add(args.generate) > limits::CONTEXT_POSITIONS_MAX {
         return usage(format!(
             "--prompt (or --depth) and --generate together are past {}",
             limits::CONTEXT_POSITIONS_MAX
@@ -182,9 +182,14 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Positions before the tokens that are generated.
+fn before(args: &BenchArgs) -> u32 {
+    args.prompt.max(args.depth)
+}
+
 /// Positions of a sequence.
 fn context(args: &BenchArgs) -> u32 {
-    args.prompt.max(args.depth) + args.generate
+    before(args) + args.generate
 }
 
 /// What is measured: a file, a generated shape, or the demo model.
@@ -282,7 +287,7 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
     }
     let prefill = prefill.expect("at least one sequence");
     let started = Instant::now();
-    for position in args.prompt.max(args.depth)..context {
+    for position in before(args)..context {
         plan.clear();
         for sequence in 0..batch {
             plan.push(PlanColumn {

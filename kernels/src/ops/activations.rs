@@ -22,7 +22,7 @@ pub(crate) const SUM_GROUP: usize = 16;
 pub enum Precision {
     /// One digit: 127 steps to each side of zero.
     Eight,
-    /// Two digits: 32639 steps. For inputs of attention, whose softmax makes the most of every error.
+    /// Two digits: 32639 steps. For layers whose errors many others multiply.
     Sixteen,
 }
 

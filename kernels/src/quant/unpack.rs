@@ -190,7 +190,7 @@ impl Unpack for BlockQ3K {
 ///  bytes 8..12  m m m m s s s s    the low bits of min and scale 4..8
 /// ```
 #[inline(always)]
-pub(crate) fn scales_and_mins_6bit(packed: &[u8; 12]) -> (u64, u64) {
+fn scales_and_mins_6bit(packed: &[u8; 12]) -> (u64, u64) {
     let word =
         |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
     let (a, b, c) = (word(0), word(4), word(8));
