@@ -14,7 +14,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use outstation_kernels::isa::detect;
 use outstation_kernels::quant::random_row;
 use outstation_kernels::{
-    Activations, Format, KernelLimits, Kernels, Matrix, Pin, Precision, Team, pack,
+    Activations, Format, Inputs, KernelLimits, Kernels, Matrix, Pin, Precision, Team, pack,
 };
 
 const ROWS: usize = 8192;
@@ -50,7 +50,7 @@ fn matmul(c: &mut Criterion) {
     let mut team = Team::new(1, Pin::Free);
     let mut data = vec![0; ROWS * Format::F32.row_bytes(COLS)];
     let mut y = vec![0.0; COLUMNS[2] * ROWS];
-    let mut activations = Activations::new(COLUMNS[2], COLS);
+    let mut activations = Activations::new(COLUMNS[2], COLS, Inputs::ALL);
     let mut x_bytes = vec![0; COLUMNS[2] * COLS * 4];
     random_row(Format::F32, 1, 1.0, &mut x_bytes);
     let x: Vec<f32> = x_bytes

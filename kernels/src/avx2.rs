@@ -22,8 +22,8 @@ pub(crate) use attention::attend_span;
 pub(crate) use convert::convert_row;
 pub(crate) use dot::dot_floats;
 pub(crate) use rows::{
-    add, gelu_tanh_mul, quantize_column, rms_norm, rms_norm_in_place, rope_adjacent, rope_halves,
-    silu_mul, sum_words,
+    add, column_scale, gelu_tanh_mul, quantize, rms_norm, rms_norm_in_place, rope_adjacent,
+    rope_halves, silu_mul, sum_words,
 };
 pub(crate) use tile::{expand, multiply};
 

@@ -9,20 +9,24 @@
 
 mod attention;
 
+use std::arch::asm;
 use std::arch::x86_64::{
     __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_broadcast_i32x4, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
+    _mm512_broadcast_i32x4, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32,
+    _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_set1_epi32,
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
     _mm512_slli_epi32, _mm512_sllv_epi32, _mm512_srav_epi32, _mm512_srlv_epi32, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_xor_si512,
+    _mm512_storeu_si512, _mm512_sub_ps, _mm512_xor_si512,
 };
-use std::ops::Range;
+use std::marker::PhantomData;
 
 use crate::avx2;
-use crate::ops::{CHUNKS_AHEAD, SCALE_GROUP, SUM_GROUP, Tile, TileSums};
-use crate::panel::chunk::{self, CHUNK_COLS, Chunk, Codes, Lanes, Shape, with_codes};
+use crate::ops::{
+    Activations, CHUNKS_AHEAD, ColumnMut, ColumnScale, GroupSpace, Groups, Precision, SCALE_GROUP,
+    Tile, TileSums, unit_of,
+};
+use crate::panel::chunk::{self, CHUNK_COLS, Chunk, Codes, Lanes, Place, Shape, with_codes};
 use crate::panel::{HALVES, LANES, PANEL_ROWS, panel_bytes};
 use crate::quant::Format;
 
@@ -89,302 +93,336 @@ pub(crate) fn expand(
     chunk::expand::<Wide>(format, cols, panel, index, out);
 }
 
-/// Adds the products of a panel's expanded chunks with a tile to `sums`.
+/// See `ColumnScale::of`.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(crate) fn column_scale(x: &[f32], precision: Precision) -> ColumnScale {
+    ColumnScale::of(x, precision)
+}
+
+/// See `ops::quantize`.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(crate) fn quantize(x: &[f32], rounding: &ColumnScale, column: ColumnMut<'_>) {
+    crate::ops::quantize(x, rounding, column);
+}
+
+/// Where [`dot`] takes half a panel's codes of one chunk from.
+trait Source {
+    const SIXTEENS: bool;
+    const MINS: bool;
+    /// Blocks of 32 columns whose codes lie in the same words, or which come before their other halves.
+    const SET: usize;
+
+    fn shape(&self) -> Shape;
+
+    /// Line `unit` (0 to 7: four columns) of each block of set `set`.
+    fn lines(&self, set: usize, unit: usize) -> [__m512i; 4];
+
+    /// Scales and mins.
+    fn numbers(&self) -> &Chunk;
+}
+
+/// The panel itself, and its scales in a chunk without codes.
+struct Packed<'a, C>(Place<'a>, &'a Chunk, PhantomData<C>);
+
+impl<C: Codes> Source for Packed<'_, C> {
+    const SIXTEENS: bool = C::SHAPE.sixteens;
+    const MINS: bool = C::SHAPE.mins;
+    const SET: usize = C::SET;
+
+    #[inline(always)]
+    fn shape(&self) -> Shape {
+        C::SHAPE
+    }
+
+    #[inline(always)]
+    fn lines(&self, set: usize, unit: usize) -> [__m512i; 4] {
+        C::lines::<Wide>(&self.0, set, unit)
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> &Chunk {
+        self.1
+    }
+}
+
+/// An expanded chunk.
+struct Expanded<'a, const SIXTEENS: bool, const MINS: bool>(&'a Chunk, Shape);
+
+impl<const SIXTEENS: bool, const MINS: bool> Source for Expanded<'_, SIXTEENS, MINS> {
+    const SIXTEENS: bool = SIXTEENS;
+    const MINS: bool = MINS;
+    /// So that groups come in the order of `chunk::step`.
+    const SET: usize = if SIXTEENS { 4 } else { 1 };
+
+    #[inline(always)]
+    fn shape(&self) -> Shape {
+        Shape {
+            sixteens: SIXTEENS,
+            mins: MINS,
+            ..self.1
+        }
+    }
+
+    #[inline(always)]
+    fn lines(&self, set: usize, unit: usize) -> [__m512i; 4] {
+        let line = |block: usize| {
+            let words = &self.0.codes[(set * Self::SET + block) * 8 + unit];
+            // SAFETY: 64 readable bytes at a multiple of 64; the machine has AVX-512.
+            unsafe { _mm512_load_si512(words.as_ptr().cast()) }
+        };
+        if SIXTEENS {
+            [line(0), line(1), line(2), line(3)]
+        } else {
+            [line(0); 4]
+        }
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> &Chunk {
+        self.0
+    }
+}
+
+/// Adds the products of a panel's expanded chunks with a tile to `sums`, which are zero where they are `fresh`.
 ///
-/// **Shapes** `cols`: the chunk's columns in the tile; `sums`: one for each column of the tile.
+/// **Shapes** `sums`: one for each column of the tile.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) fn multiply(
     shape: Shape,
     chunks: &[Chunk; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
+    macro_rules! expanded {
+        ($sixteens:literal, $mins:literal) => {{
+            let halves = [&chunks[0], &chunks[1]];
+            let halves = halves.map(|chunk| Expanded::<$sixteens, $mins>(chunk, shape));
+            by_width(&halves, tile, space, fresh, sums)
+        }};
+    }
     match (shape.sixteens, shape.mins) {
-        (false, false) => by_width::<false, false>(shape, chunks, tile, cols, sums),
-        (false, true) => by_width::<false, true>(shape, chunks, tile, cols, sums),
-        (true, false) => by_width::<true, false>(shape, chunks, tile, cols, sums),
-        (true, true) => by_width::<true, true>(shape, chunks, tile, cols, sums),
+        (false, false) => expanded!(false, false),
+        (false, true) => expanded!(false, true),
+        (true, false) => expanded!(true, false),
+        (true, true) => expanded!(true, true),
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn by_width<const SIXTEENS: bool, const MINS: bool>(
-    shape: Shape,
-    chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
-    cols: Range<usize>,
-    sums: &mut [TileSums],
-) {
-    let offset = shape.offset;
-    match (tile.digits, tile.width) {
-        (1, 1) => dot::<1, 1, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (1, 2) => dot::<2, 1, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (1, 3) => dot::<3, 1, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (1, 4) => dot::<4, 1, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (1, 5) => dot::<5, 1, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (1, 6) => dot::<6, 1, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (2, 1) => dot::<1, 2, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (2, 2) => dot::<2, 2, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (2, 3) => dot::<3, 2, SIXTEENS, MINS>(offset, chunks, tile, cols, sums),
-        (digits, width) => unreachable!("no tile has {width} columns of {digits} digits"),
-    }
-}
+/// Most columns times digits that go straight from the panel.
+pub(crate) const FEW: usize = 16;
 
-/// `sums += Σ scale_x · (Σ scale · (code − offset) · code_x − min · sum_x)`.
+/// Most columns times digits of a tile: with two blocks of a set at a time, accumulators and totals fill 24 of 32
+/// registers.
+pub(crate) const TILE_DIGITS: usize = 8;
+
+/// A whole panel times a few columns: codes go from memory to the product and never back, since with so few columns
+/// the way through an expanded chunk would cost more than it saves.
 ///
-/// A lane is a row. For each 32 columns of weights, `dpbusd` multiplies four unsigned codes with four signed ones
-/// and adds
-/// them to 32 bits; the accumulator starts at `−offset · Σ code_x`, so an offset costs nothing. The integer part is
-/// exact:
-/// two digits stay below 32 · 255 · 32768 = 2²⁸. Scales, mins and the column's own scale are then applied in f32,
-/// always
-/// in this order, whatever the tile: a column's bits do not depend on its neighbours.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn dot<const N: usize, const D: usize, const SIXTEENS: bool, const MINS: bool>(
-    offset: i32,
-    chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
-    cols: Range<usize>,
-    sums: &mut [TileSums],
-) {
-    let blocks = cols.len().div_ceil(SCALE_GROUP);
-    let codes = &tile.codes[cols.start / 4 * D * N..][..blocks * 8 * D * N];
-    let scales = &tile.scales[cols.start / SCALE_GROUP * N..][..blocks * N];
-    let code_sums = &tile.sums[cols.start / SUM_GROUP * N..][..blocks * 2 * N];
-    assert!(blocks * 8 <= chunks[0].codes.len());
-    let sums: &mut [TileSums; N] = sums.try_into().expect("sums for each column of the tile");
-    let parts = if SIXTEENS { 2 } else { 1 };
-    let lines = 8 / parts;
-    let mut totals = [[_mm512_setzero_ps(); N]; HALVES];
-    for r in 0..HALVES {
-        for n in 0..N {
-            totals[r][n] = load_ps(&sums[n][r]);
-        }
-    }
-    for block in 0..blocks {
-        let mut terms = [[_mm512_setzero_ps(); N]; HALVES];
-        for part in 0..parts {
-            let mut products = [[[_mm512_setzero_si512(); D]; N]; HALVES];
-            let sum_of = |n: usize| {
-                let at = block * 2 * N + n;
-                if SIXTEENS {
-                    code_sums[at + part * N]
-                } else {
-                    code_sums[at] + code_sums[at + N]
-                }
-            };
-            if !MINS {
-                for n in 0..N {
-                    let start = _mm512_set1_epi32(-offset * sum_of(n));
-                    for r in 0..HALVES {
-                        products[r][n][D - 1] = start;
-                    }
-                }
-            }
-            for line in 0..lines {
-                let line = block * 8 + part * lines + line;
-                let mut w = [_mm512_setzero_si512(); HALVES];
-                for r in 0..HALVES {
-                    w[r] = load_codes(&chunks[r], line);
-                }
-                for d in 0..D {
-                    for n in 0..N {
-                        // SAFETY: `line < blocks · 8`, and the tile holds D · N words for each, as cut above.
-                        let x = unsafe { *codes.get_unchecked((line * D + d) * N + n) };
-                        let x = _mm512_set1_epi32(x);
-                        for r in 0..HALVES {
-                            products[r][n][d] = _mm512_dpbusd_epi32(products[r][n][d], w[r], x);
-                        }
-                    }
-                }
-            }
-            for r in 0..HALVES {
-                let at = block * parts + part;
-                let scale = load_ps(&chunks[r].scales[at]);
-                for n in 0..N {
-                    let product = join(products[r][n]);
-                    terms[r][n] = if part == 0 {
-                        _mm512_mul_ps(product, scale)
-                    } else {
-                        _mm512_fmadd_ps(product, scale, terms[r][n])
-                    };
-                    if MINS {
-                        let min = load_ps(&chunks[r].mins[at]);
-                        let sum = _mm512_cvtepi32_ps(_mm512_set1_epi32(sum_of(n)));
-                        terms[r][n] = _mm512_fnmadd_ps(min, sum, terms[r][n]);
-                    }
-                }
-            }
-        }
-        for n in 0..N {
-            let scale = _mm512_set1_ps(scales[block * N + n]);
-            for r in 0..HALVES {
-                totals[r][n] = _mm512_fmadd_ps(terms[r][n], scale, totals[r][n]);
-            }
-        }
-    }
-    for r in 0..HALVES {
-        for n in 0..N {
-            // SAFETY: 64 writable bytes.
-            unsafe { _mm512_storeu_ps(sums[n][r].as_mut_ptr(), totals[r][n]) };
-        }
-    }
-}
-
-/// Most columns times digits that [`multiply_few`] takes: its accumulators then fit the registers for any format.
-pub(crate) const FEW: usize = 2;
-
-/// A whole panel times one or two columns: codes go from memory to the product and never back, since with so few
-/// columns
-/// the way through an expanded chunk would cost more than the products.
-///
-/// **Shapes** `run`: the panel, and those after it that the worker goes on to; `chunk`: memory to put scales in;
-/// `sums`: one for each column, overwritten.
+/// **Shapes** `run`: the panel, and those after it that the worker goes on to; `scratch`: memory to put scales in;
+/// `sums`: one for each column.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) fn multiply_few(
     format: Format,
-    cols: usize,
     run: &[u8],
-    tile: Tile<'_>,
-    chunk: &mut Chunk,
+    x: &Activations,
+    scratch: &mut [Chunk; HALVES],
+    space: &mut GroupSpace,
     sums: &mut [TileSums],
 ) {
-    match (tile.digits, tile.width) {
-        (1, 1) => with_codes!(format, C => panel_few::<C, 1, 1>(cols, run, tile, chunk, sums)),
-        (1, 2) => with_codes!(format, C => panel_few::<C, 2, 1>(cols, run, tile, chunk, sums)),
-        (2, 1) => with_codes!(format, C => panel_few::<C, 1, 2>(cols, run, tile, chunk, sums)),
-        (digits, width) => unreachable!("{width} columns of {digits} digits are not few"),
-    }
+    with_codes!(format, C => panel_few::<C>(run, x, scratch, space, sums));
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn panel_few<C: Codes, const N: usize, const D: usize>(
-    cols: usize,
+fn panel_few<C: Codes>(
     run: &[u8],
-    tile: Tile<'_>,
-    chunk: &mut Chunk,
+    x: &Activations,
+    scratch: &mut [Chunk; HALVES],
+    space: &mut GroupSpace,
     sums: &mut [TileSums],
 ) {
+    let cols = x.cols();
     let panel = &run[..panel_bytes(C::FORMAT, cols)];
-    let sums: &mut [TileSums; N] = sums.try_into().expect("sums for each column of the tile");
-    let mut totals = [[_mm512_setzero_ps(); N]; HALVES];
     let chunk_bytes = PANEL_ROWS * C::FORMAT.row_bytes(CHUNK_COLS);
     for index in 0..cols.div_ceil(CHUNK_COLS) {
         let ahead = ((index + CHUNKS_AHEAD) * chunk_bytes).min(run.len());
         avx2::prefetch(&run[ahead..(ahead + chunk_bytes).min(run.len())]);
-        let part = index * CHUNK_COLS..cols.min((index + 1) * CHUNK_COLS);
-        let blocks = part.len() / SCALE_GROUP;
-        for half in 0..HALVES {
-            let place = chunk::place(C::FORMAT, cols, (panel, half), index);
-            chunk::scales::<Wide>(
-                C::FORMAT,
-                &place,
-                blocks,
-                &mut chunk.scales,
-                &mut chunk.mins,
-            );
-            totals[half] = dot_few::<C, N, D>(&place, chunk, tile, part.clone(), totals[half]);
+        let blocks = (cols - index * CHUNK_COLS).min(CHUNK_COLS) / SCALE_GROUP;
+        let places = [0, 1].map(|half| chunk::place(C::FORMAT, cols, (panel, half), index));
+        for (place, scratch) in places.iter().zip(&mut *scratch) {
+            let Chunk { scales, mins, .. } = scratch;
+            chunk::scales::<Wide>(C::FORMAT, place, blocks, scales, mins);
         }
-    }
-    for half in 0..HALVES {
-        for n in 0..N {
-            // SAFETY: 64 writable bytes.
-            unsafe { _mm512_storeu_ps(sums[n][half].as_mut_ptr(), totals[half][n]) };
+        let [a, b] = &*scratch;
+        let halves = [
+            Packed::<C>(places[0], a, PhantomData),
+            Packed(places[1], b, PhantomData),
+        ];
+        for tile in 0..x.tiles() {
+            let (tile, columns) = x.tile(tile, index);
+            by_width(&halves, tile, space, index == 0, &mut sums[columns]);
         }
     }
 }
 
-/// The arithmetic of [`dot`], in its order, set by set of blocks.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn dot_few<C: Codes, const N: usize, const D: usize>(
-    place: &chunk::Place<'_>,
-    chunk: &Chunk,
+fn by_width<S: Source>(
+    halves: &[S; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
-    mut totals: [__m512; N],
-) -> [__m512; N] {
-    let blocks = cols.len() / SCALE_GROUP;
-    let codes = &tile.codes[cols.start / 4 * D * N..][..blocks * 8 * D * N];
-    let scales = &tile.scales[cols.start / SCALE_GROUP * N..][..blocks * N];
-    let code_sums = &tile.sums[cols.start / SUM_GROUP * N..][..blocks * 2 * N];
-    let parts = if C::SHAPE.sixteens { 2 } else { 1 };
-    let lines = 8 / parts;
-    for set in 0..blocks / C::SET {
-        let mut terms = [[_mm512_setzero_ps(); N]; 4];
-        for part in 0..parts {
-            let mut products = [[[_mm512_setzero_si512(); D]; N]; 4];
-            let sum_of = |block: usize, n: usize| {
-                let at = block * 2 * N + n;
-                if C::SHAPE.sixteens {
-                    code_sums[at + part * N]
-                } else {
-                    code_sums[at] + code_sums[at + N]
-                }
-            };
-            if !C::SHAPE.mins {
-                for b in 0..C::SET {
-                    for n in 0..N {
-                        let sum = sum_of(set * C::SET + b, n);
-                        products[b][n][D - 1] = _mm512_set1_epi32(-C::SHAPE.offset * sum);
-                    }
-                }
-            }
-            for line in 0..lines {
-                let unit = part * lines + line;
-                let w = C::lines::<Wide>(place, set, unit);
-                for b in 0..C::SET {
-                    let line = (set * C::SET + b) * 8 + unit;
-                    for d in 0..D {
-                        for n in 0..N {
-                            // SAFETY: `line < blocks · 8`, and the tile holds D · N words for each, as cut above.
-                            let x = unsafe { *codes.get_unchecked((line * D + d) * N + n) };
-                            let x = _mm512_set1_epi32(x);
-                            products[b][n][d] = _mm512_dpbusd_epi32(products[b][n][d], w[b], x);
-                        }
-                    }
-                }
-            }
-            for b in 0..C::SET {
-                let at = (set * C::SET + b) * parts + part;
-                let scale = load_ps(&chunk.scales[at]);
-                for n in 0..N {
-                    let product = join(products[b][n]);
-                    terms[b][n] = if part == 0 {
-                        _mm512_mul_ps(product, scale)
-                    } else {
-                        _mm512_fmadd_ps(product, scale, terms[b][n])
-                    };
-                    if C::SHAPE.mins {
-                        let min = load_ps(&chunk.mins[at]);
-                        let sum = _mm512_set1_epi32(sum_of(set * C::SET + b, n));
-                        let sum = _mm512_cvtepi32_ps(sum);
-                        terms[b][n] = _mm512_fnmadd_ps(min, sum, terms[b][n]);
-                    }
-                }
-            }
-        }
-        for b in 0..C::SET {
-            for n in 0..N {
-                let scale = _mm512_set1_ps(scales[(set * C::SET + b) * N + n]);
-                totals[n] = _mm512_fmadd_ps(terms[b][n], scale, totals[n]);
-            }
-        }
+    space: &mut GroupSpace,
+    fresh: bool,
+    sums: &mut [TileSums],
+) {
+    match (tile.digits, tile.width) {
+        (1, 1) => dot::<S, 1, 1, 1>(halves, tile, space, fresh, sums),
+        (1, 2) => dot::<S, 2, 1, 2>(halves, tile, space, fresh, sums),
+        (1, 3) => dot::<S, 3, 1, 3>(halves, tile, space, fresh, sums),
+        (1, 4) => dot::<S, 4, 1, 4>(halves, tile, space, fresh, sums),
+        (1, 5) => dot::<S, 5, 1, 5>(halves, tile, space, fresh, sums),
+        (1, 6) => dot::<S, 6, 1, 6>(halves, tile, space, fresh, sums),
+        (1, 7) => dot::<S, 7, 1, 7>(halves, tile, space, fresh, sums),
+        (1, 8) => dot::<S, 8, 1, 8>(halves, tile, space, fresh, sums),
+        (2, 1) => dot::<S, 1, 2, 2>(halves, tile, space, fresh, sums),
+        (2, 2) => dot::<S, 2, 2, 4>(halves, tile, space, fresh, sums),
+        (2, 3) => dot::<S, 3, 2, 6>(halves, tile, space, fresh, sums),
+        (2, 4) => dot::<S, 4, 2, 8>(halves, tile, space, fresh, sums),
+        (digits, width) => unreachable!("no tile has {width} columns of {digits} digits"),
     }
-    totals
 }
 
-/// One digit, or an upper digit of weight 256 and a lower one, as f32.
+/// Runs a block for each number below `$count`, which is at most two, four or eight, without a loop: arrays indexed by
+/// it then live in registers, which is otherwise up to the compiler.
+macro_rules! unrolled {
+    ($i:ident < $count:expr, 2, $body:block) => { unrolled!(@ $i, $count, $body, 0 1) };
+    ($i:ident < $count:expr, 4, $body:block) => { unrolled!(@ $i, $count, $body, 0 1 2 3) };
+    ($i:ident < $count:expr, 8, $body:block) => { unrolled!(@ $i, $count, $body, 0 1 2 3 4 5 6 7) };
+    (@ $i:ident, $count:expr, $body:block, $($number:literal)*) => {
+        $(if $number < $count {
+            let $i = $number;
+            $body
+        })*
+    };
+}
+
+/// `sums += Σ scale · (2⁻ᵉ · Σ (code − offset) · code_x) − min · scaled_sum_x`, for `N` columns of `D` digits: `M` words
+/// a line.
+///
+/// A lane is a row. For each group of columns of weights that share a scale, `dpbusd` multiplies four unsigned codes
+/// with four signed ones and adds them to 32 bits, exactly; [`Groups`] has how that is 2⁻ᵉ times the sum, and less the
+/// offset, at no cost. Scales and mins follow in f32, always in this order (`chunk::step`), whatever the tile: a
+/// column's bits do not depend on its neighbours.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn dot<S: Source, const N: usize, const D: usize, const M: usize>(
+    halves: &[S; HALVES],
+    tile: Tile<'_>,
+    space: &mut GroupSpace,
+    fresh: bool,
+    sums: &mut [TileSums],
+) {
+    // Blocks of a set whose accumulators fit the registers.
+    let together = if S::SET * M <= 16 { S::SET } else { 2 };
+    let parts = if S::SIXTEENS { 2 } else { 1 };
+    let lines = 8 / parts;
+    let codes = &tile.codes.as_chunks::<M>().0.as_chunks::<8>().0[..tile.blocks];
+    let groups = Groups::<N>::of::<D>(&tile, halves[0].shape(), space);
+    let sums: &mut [TileSums; N] = sums.try_into().expect("sums for each column of the tile");
+    for (half, source) in halves.iter().enumerate() {
+        let numbers = source.numbers();
+        let mut totals = [_mm512_setzero_ps(); N];
+        if !fresh {
+            unrolled!(n < N, 8, { totals[n] = load_ps(&sums[n][half]) });
+        }
+        for set in 0..tile.blocks / S::SET {
+            for part in 0..parts {
+                unrolled!(pass < S::SET / together, 2, {
+                    let first = set * S::SET + pass * together;
+                    let mut products = [[_mm512_setzero_si512(); M]; 4];
+                    unrolled!(b < together, 4, {
+                        let begins = &groups.begins[(first + b) * parts + part];
+                        unrolled!(n < N, 8, {
+                            products[b][M - N + n] = _mm512_set1_epi32(begins[n]);
+                        });
+                    });
+                    let codes = &codes[first..first + together];
+                    for line in 0..lines {
+                        let unit = part * lines + line;
+                        let w = source.lines(set, unit);
+                        unrolled!(b < together, 4, {
+                            let w = w[pass * together + b];
+                            multiply_line(&mut products[b], w, &codes[b][unit]);
+                        });
+                    }
+                    unrolled!(b < together, 4, {
+                        let (bases, at) = (&groups.bases[first + b], (first + b) * parts + part);
+                        let scale = load_ps(&numbers.scales[at]);
+                        unrolled!(n < N, 8, {
+                            let product = if D == 1 {
+                                finish([products[b][n]], bases[n])
+                            } else {
+                                finish([products[b][n], products[b][M - N + n]], bases[n])
+                            };
+                            totals[n] = _mm512_fmadd_ps(product, scale, totals[n]);
+                            if S::MINS {
+                                let min = load_ps(&numbers.mins[at]);
+                                let sum = _mm512_set1_ps(groups.scaled_sums[at][n]);
+                                totals[n] = _mm512_fnmadd_ps(min, sum, totals[n]);
+                            }
+                        });
+                    });
+                });
+            }
+        }
+        unrolled!(n < N, 8, { store_ps(&mut sums[n][half], totals[n]) });
+    }
+}
+
+/// `sums[m] += Σ w · x[m]` over the four codes of each lane.
+///
+/// As instructions of its own, since compilers like to load all `x` long before they are used, and then run out of
+/// registers.
+///
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn multiply_line<const M: usize>(sums: &mut [__m512i; M], w: __m512i, x: &[i32; M]) {
+    macro_rules! line {
+        ($($m:literal: $name:ident),*) => {{
+            asm!(
+                $(concat!("vpdpbusd {", stringify!($name), "}, {w}, dword ptr [{x} + 4*", $m, "]{{1to16}}")),*,
+                w = in(zmm_reg) w,
+                x = in(reg) x.as_ptr(),
+                $($name = inout(zmm_reg) sums[$m]),*,
+                options(pure, readonly, nostack, preserves_flags)
+            )
+        }};
+    }
+    // SAFETY: the instructions read `M` words at `x`.
+    unsafe {
+        match M {
+            1 => line!(0: a),
+            2 => line!(0: a, 1: b),
+            3 => line!(0: a, 1: b, 2: c),
+            4 => line!(0: a, 1: b, 2: c, 3: d),
+            5 => line!(0: a, 1: b, 2: c, 3: d, 4: e),
+            6 => line!(0: a, 1: b, 2: c, 3: d, 4: e, 5: f),
+            7 => line!(0: a, 1: b, 2: c, 3: d, 4: e, 5: f, 6: g),
+            8 => line!(0: a, 1: b, 2: c, 3: d, 4: e, 5: f, 6: g, 7: h),
+            _ => unreachable!("a line has up to eight words"),
+        }
+    }
+}
+
+/// 2⁻ᵉ times a sum of products, exactly: one digit, or an upper one of weight 256 and a lower one.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn join<const D: usize>(digits: [__m512i; D]) -> __m512 {
+fn finish<const D: usize>(digits: [__m512i; D], base: f32) -> __m512 {
     match digits[..] {
-        [one] => _mm512_cvtepi32_ps(one),
+        [one] => _mm512_sub_ps(_mm512_castsi512_ps(one), _mm512_set1_ps(base)),
         [upper, lower] => {
-            _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower))
+            let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower);
+            _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(unit_of(base)))
         }
         _ => unreachable!("one or two digits"),
     }
@@ -392,14 +430,14 @@ fn join<const D: usize>(digits: [__m512i; D]) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_codes(chunk: &Chunk, line: usize) -> __m512i {
-    // SAFETY: 64 readable bytes at a multiple of 64; `line` is bounded by the number of blocks, asserted by the caller.
-    unsafe { _mm512_load_si512(chunk.codes.as_ptr().add(line).cast()) }
+fn load_ps(x: &[f32; LANES]) -> __m512 {
+    // SAFETY: 64 readable bytes; the load is unaligned.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_ps(x: &[f32; LANES]) -> __m512 {
-    // SAFETY: 64 readable bytes; the load is unaligned.
-    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+fn store_ps(to: &mut [f32; LANES], x: __m512) {
+    // SAFETY: 64 writable bytes; the store is unaligned.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
 }

@@ -10,11 +10,9 @@
     reason = "calling a function compiled for an instruction set is unsafe"
 )]
 
-use std::ops::Range;
-
 use crate::attention;
 use crate::isa::Isa;
-use crate::ops::{ColumnMut, Tile, TileSums};
+use crate::ops::{Activations, ColumnMut, ColumnScale, GroupSpace, Precision, Tile, TileSums};
 use crate::panel::HALVES;
 use crate::panel::chunk::{Chunk, Shape};
 use crate::portable;
@@ -137,15 +135,42 @@ pub(crate) fn attend_span(
     }
 }
 
-/// See `ops::quantize_column`. Portable matmul needs no codes.
-pub(crate) fn quantize_column(isa: Isa, x: &[f32], column: ColumnMut<'_>) {
+/// See `ColumnScale::of`. Portable matmul needs none.
+pub(crate) fn column_scale(isa: Isa, x: &[f32], precision: Precision) -> ColumnScale {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2 and FMA.
-        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::quantize_column(x, column) },
+        Isa::Avx2 => unsafe { avx2::column_scale(x, precision) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::column_scale(x, precision) },
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon | Isa::NeonI8mm => crate::ops::quantize_column(x, column),
+        Isa::Neon | Isa::NeonI8mm => ColumnScale::of(x, precision),
         _ => unreachable!("portable multiplies floats"),
+    }
+}
+
+/// See `ops::quantize`. Portable matmul needs no codes.
+pub(crate) fn quantize(isa: Isa, x: &[f32], rounding: &ColumnScale, column: ColumnMut<'_>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2 and FMA.
+        Isa::Avx2 => unsafe { avx2::quantize(x, rounding, column) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::quantize(x, rounding, column) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => crate::ops::quantize(x, rounding, column),
+        _ => unreachable!("portable multiplies floats"),
+    }
+}
+
+/// Columns times digits of a tile, at most.
+pub(crate) fn tile_digits(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::TILE_DIGITS,
+        _ => 6,
     }
 }
 
@@ -182,11 +207,11 @@ pub(crate) fn expand(
     }
 }
 
-/// Whether `multiply_few` is the way for so few columns and digits.
-pub(crate) fn takes_few(isa: Isa, columns: usize, digits: usize) -> bool {
+/// Whether `multiply_few` is the way for so many columns times digits.
+pub(crate) fn takes_few(isa: Isa, digits: usize) -> bool {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => columns * digits <= avx512::FEW,
+        Isa::Avx512 => digits <= avx512::FEW,
         _ => false,
     }
 }
@@ -195,16 +220,16 @@ pub(crate) fn takes_few(isa: Isa, columns: usize, digits: usize) -> bool {
 pub(crate) fn multiply_few(
     isa: Isa,
     format: Format,
-    cols: usize,
     run: &[u8],
-    tile: Tile<'_>,
-    chunk: &mut Chunk,
+    x: &Activations,
+    scratch: &mut [Chunk; HALVES],
+    space: &mut GroupSpace,
     sums: &mut [TileSums],
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
-        Isa::Avx512 => unsafe { avx512::multiply_few(format, cols, run, tile, chunk, sums) },
+        Isa::Avx512 => unsafe { avx512::multiply_few(format, run, x, scratch, space, sums) },
         _ => unreachable!("nobody else takes few"),
     }
 }
@@ -215,22 +240,23 @@ pub(crate) fn multiply(
     shape: Shape,
     chunks: &[Chunk; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2, FMA and F16C.
-        Isa::Avx2 => unsafe { avx2::multiply(shape, chunks, tile, cols, sums) },
+        Isa::Avx2 => unsafe { avx2::multiply(shape, chunks, tile, space, fresh, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
-        Isa::Avx512 => unsafe { avx512::multiply(shape, chunks, tile, cols, sums) },
+        Isa::Avx512 => unsafe { avx512::multiply(shape, chunks, tile, space, fresh, sums) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: the machine has the dot product of bytes.
-        Isa::Neon => unsafe { neon::multiply(shape, chunks, tile, cols, sums) },
+        Isa::Neon => unsafe { neon::multiply(shape, chunks, tile, space, fresh, sums) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: the machine has products of matrices of bytes, and their dot product.
-        Isa::NeonI8mm => unsafe { neon::multiply_i8mm(shape, chunks, tile, cols, sums) },
+        Isa::NeonI8mm => unsafe { neon::multiply_i8mm(shape, chunks, tile, space, fresh, sums) },
         _ => unreachable!("portable multiplies floats"),
     }
 }

@@ -48,8 +48,8 @@ pub mod team;
 
 pub use isa::Isa;
 pub use ops::{
-    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvFormat, KvLayer, KvLayerMut,
-    KvShape, KvSlot, Matrix, Precision, Query, RopeStyle, pack, rope_table,
+    Activations, AttentionShape, GateUp, Inputs, KernelLimits, Kernels, KvFormat, KvLayer,
+    KvLayerMut, KvShape, KvSlot, Matrix, Precision, Query, RopeStyle, pack, rope_table,
 };
 pub use quant::Format;
 pub use team::{Pin, Team, Worker};

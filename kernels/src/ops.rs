@@ -20,8 +20,10 @@ use crate::disjoint::Disjoint;
 use crate::isa::Isa;
 use crate::team::{Team, Worker};
 
-pub use activations::{Activations, Precision};
-pub(crate) use activations::{ColumnMut, SCALE_GROUP, SUM_GROUP, Tile, quantize_column};
+pub use activations::{Activations, Inputs, Precision};
+pub(crate) use activations::{
+    ColumnMut, ColumnScale, GroupSpace, Groups, SCALE_GROUP, Tile, quantize, unit_of,
+};
 pub use attention::{AttentionShape, Query};
 pub use kv::{KV_SCALE_GROUP, KvFormat, KvLayer, KvLayerMut, KvShape, KvSlot, UnknownKvFormat};
 pub(crate) use matmul::{CHUNKS_AHEAD, TileSums};

@@ -4,8 +4,8 @@
 
 use outstation_kernels::isa::Isa;
 use outstation_kernels::ops::{
-    Activations, AttentionShape, GateUp, KernelLimits, Kernels, KvFormat, KvLayer, KvLayerMut,
-    KvShape, KvSlot, Matrix, Precision, Query,
+    Activations, AttentionShape, GateUp, Inputs, KernelLimits, Kernels, KvFormat, KvLayer,
+    KvLayerMut, KvShape, KvSlot, Matrix, Precision, Query,
 };
 use outstation_kernels::team::Team;
 
@@ -112,7 +112,7 @@ impl CpuEngine {
                 })
                 .collect(),
             kv: size.kv,
-            space: Space::new(&model, size.columns_max),
+            space: Space::new(&model, isa, size.columns_max),
             logits: floats(size.logits_rows_max, model.dims.vocabulary as usize),
             model,
             weights,
@@ -121,7 +121,7 @@ impl CpuEngine {
     }
 
     /// Bytes of the step's workspaces, as `new` takes them; the KV cache has its own line in the budget.
-    pub fn workspace_bytes(model: &Model, size: EngineSize, threads: usize) -> u64 {
+    pub fn workspace_bytes(model: &Model, isa: Isa, size: EngineSize, threads: usize) -> u64 {
         let dims = &model.dims;
         let widths = Widths::of(model);
         let pairs: usize = model.ropes.iter().map(|r| 2 * r.inv_freq.len()).sum();
@@ -131,7 +131,8 @@ impl CpuEngine {
         let columns = size.columns_max * (floats * size_of::<f32>() + indexes);
         let logits = size.logits_rows_max * dims.vocabulary as usize * size_of::<f32>();
         let scratch = Kernels::bytes(kernel_limits(model, size), threads);
-        (columns + logits + scratch + Activations::bytes(size.columns_max, widths.input)) as u64
+        let activations = Activations::bytes(size.columns_max, widths.input, inputs(model, isa));
+        (columns + logits + scratch + activations) as u64
     }
 
     /// Fills the whole KV cache with seeded noise, so that a depth can be measured without computing what lies
@@ -490,6 +491,11 @@ fn kernel_limits(model: &Model, size: EngineSize) -> KernelLimits {
     }
 }
 
+/// What the matrices of a model take of activations.
+fn inputs(model: &Model, isa: Isa) -> Inputs {
+    Inputs::of(isa, model.weights().map(|weight| weight.format))
+}
+
 fn kv_shape(model: &Model, format: KvFormat) -> KvShape {
     KvShape {
         format,
@@ -534,12 +540,12 @@ impl Widths {
 }
 
 impl Space {
-    fn new(model: &Model, columns_max: usize) -> Self {
+    fn new(model: &Model, isa: Isa, columns_max: usize) -> Self {
         let dims = &model.dims;
         let widths = Widths::of(model);
         let buffer = |width: usize| floats(columns_max, width);
         Self {
-            activations: Activations::new(columns_max, widths.input),
+            activations: Activations::new(columns_max, widths.input, inputs(model, isa)),
             x: buffer(dims.hidden),
             normed: buffer(dims.hidden),
             result: buffer(dims.hidden),

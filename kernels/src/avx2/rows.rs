@@ -1,6 +1,6 @@
 //! Operations on rows, compiled for AVX2.
 
-use crate::ops::ColumnMut;
+use crate::ops::{ColumnMut, ColumnScale, Precision};
 use crate::{portable, rows};
 
 /// Wrapping sum of 64-bit words.
@@ -51,8 +51,14 @@ pub(crate) fn rope_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     portable::rope_halves(head, cos, sin);
 }
 
-/// See `ops::quantize_column`.
+/// See `ColumnScale::of`.
 #[target_feature(enable = "avx2,fma")]
-pub(crate) fn quantize_column(x: &[f32], column: ColumnMut<'_>) {
-    crate::ops::quantize_column(x, column);
+pub(crate) fn column_scale(x: &[f32], precision: Precision) -> ColumnScale {
+    ColumnScale::of(x, precision)
+}
+
+/// See `ops::quantize`.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn quantize(x: &[f32], rounding: &ColumnScale, column: ColumnMut<'_>) {
+    crate::ops::quantize(x, rounding, column);
 }

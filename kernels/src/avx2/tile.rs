@@ -6,16 +6,16 @@
 
 use std::arch::x86_64::{
     __m256, __m256i, _mm_loadu_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
-    _mm256_broadcastsi128_si256, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
-    _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_load_si256, _mm256_loadu_si256, _mm256_madd_epi16,
-    _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_or_si256, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256,
-    _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_sllv_epi32, _mm256_srav_epi32,
-    _mm256_srli_epi16, _mm256_srlv_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_xor_si256,
+    _mm256_broadcastsi128_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
+    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_load_si256, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_or_si256,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_sllv_epi32,
+    _mm256_srav_epi32, _mm256_srli_epi16, _mm256_srlv_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_sub_ps, _mm256_xor_si256,
 };
-use std::ops::Range;
 
-use crate::ops::{SCALE_GROUP, SUM_GROUP, Tile, TileSums};
+use crate::ops::{GroupSpace, Groups, Tile, TileSums, unit_of};
 use crate::panel::chunk::{self, Chunk, Lanes, Shape};
 use crate::panel::{self, HALVES};
 use crate::quant::Format;
@@ -116,22 +116,35 @@ pub(crate) fn multiply(
     shape: Shape,
     chunks: &[Chunk; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
     match (shape.code_max, shape.sixteens, shape.mins) {
         (..=15, false, false) => {
-            by_width::<8, false, false, false>(shape, chunks, tile, cols, sums);
+            by_width::<8, false, false, false>(shape, chunks, tile, space, fresh, sums);
         }
-        (..=15, false, true) => by_width::<8, false, false, true>(shape, chunks, tile, cols, sums),
-        (..=15, true, false) => by_width::<4, false, true, false>(shape, chunks, tile, cols, sums),
-        (..=15, true, true) => by_width::<4, false, true, true>(shape, chunks, tile, cols, sums),
+        (..=15, false, true) => {
+            by_width::<8, false, false, true>(shape, chunks, tile, space, fresh, sums)
+        }
+        (..=15, true, false) => {
+            by_width::<4, false, true, false>(shape, chunks, tile, space, fresh, sums)
+        }
+        (..=15, true, true) => {
+            by_width::<4, false, true, true>(shape, chunks, tile, space, fresh, sums)
+        }
         (..=31, false, false) => {
-            by_width::<4, false, false, false>(shape, chunks, tile, cols, sums);
+            by_width::<4, false, false, false>(shape, chunks, tile, space, fresh, sums);
         }
-        (..=31, false, true) => by_width::<4, false, false, true>(shape, chunks, tile, cols, sums),
-        (..=63, true, false) => by_width::<2, false, true, false>(shape, chunks, tile, cols, sums),
-        (_, false, false) => by_width::<8, true, false, false>(shape, chunks, tile, cols, sums),
+        (..=31, false, true) => {
+            by_width::<4, false, false, true>(shape, chunks, tile, space, fresh, sums)
+        }
+        (..=63, true, false) => {
+            by_width::<2, false, true, false>(shape, chunks, tile, space, fresh, sums)
+        }
+        (_, false, false) => {
+            by_width::<8, true, false, false>(shape, chunks, tile, space, fresh, sums)
+        }
         _ => unreachable!("no format is {shape:?}"),
     }
 }
@@ -142,7 +155,8 @@ fn by_width<const LINES: usize, const WIDE: bool, const SIXTEENS: bool, const MI
     shape: Shape,
     chunks: &[Chunk; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
     macro_rules! dot {
@@ -150,10 +164,11 @@ fn by_width<const LINES: usize, const WIDE: bool, const SIXTEENS: bool, const MI
             for (half, chunk) in chunks.iter().enumerate() {
                 for lane in [0, LANES] {
                     dot::<$n, $d, LINES, WIDE, SIXTEENS, MINS>(
-                        shape.offset,
+                        shape,
                         (chunk, lane),
                         tile,
-                        cols.clone(),
+                        space,
+                        fresh,
                         sums,
                         half,
                     );
@@ -188,67 +203,65 @@ fn dot<
     const SIXTEENS: bool,
     const MINS: bool,
 >(
-    offset: i32,
+    shape: Shape,
     (chunk, lane): (&Chunk, usize),
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
     half: usize,
 ) {
-    let blocks = cols.len().div_ceil(SCALE_GROUP);
-    let codes = &tile.codes[cols.start / 4 * D * N..][..blocks * 8 * D * N];
-    let scales = &tile.scales[cols.start / SCALE_GROUP * N..][..blocks * N];
-    let code_sums = &tile.sums[cols.start / SUM_GROUP * N..][..blocks * 2 * N];
+    let blocks = tile.blocks;
+    let codes = &tile.codes[..blocks * 8 * D * N];
+    let groups = Groups::<N>::of::<D>(&tile, shape, space);
     let parts = if SIXTEENS { 2 } else { 1 };
     let lines = 8 / parts;
     let mut totals = [_mm256_setzero_ps(); N];
     for (total, sums) in totals.iter_mut().zip(sums.iter()) {
-        *total = lanes(&sums[half], lane);
+        if !fresh {
+            *total = lanes(&sums[half], lane);
+        }
     }
-    for block in 0..blocks {
-        let mut terms = [_mm256_setzero_ps(); N];
-        for part in 0..parts {
-            let at = block * parts + part;
-            let scale = lanes(&chunk.scales[at], lane);
-            let mut products = [[_mm256_setzero_si256(); D]; N];
-            for run in (0..lines).step_by(LINES) {
-                let first = block * 8 + part * lines + run;
-                add_products::<N, D, LINES, WIDE>(chunk, lane, first, codes, &mut products);
-            }
-            for n in 0..N {
-                let sum = code_sums[block * 2 * N + part * N + n];
-                let sum = if SIXTEENS {
-                    sum
-                } else {
-                    sum + code_sums[(block * 2 + 1) * N + n]
-                };
-                let mut product = products[n][D - 1];
-                if D == 2 {
-                    product = _mm256_add_epi32(_mm256_slli_epi32::<8>(products[n][0]), product);
-                }
-                if !MINS {
-                    product = _mm256_add_epi32(product, _mm256_set1_epi32(-offset * sum));
-                }
-                let product = _mm256_cvtepi32_ps(product);
-                terms[n] = if part == 0 {
-                    _mm256_mul_ps(product, scale)
-                } else {
-                    _mm256_fmadd_ps(product, scale, terms[n])
-                };
-                if MINS {
-                    let sum = _mm256_cvtepi32_ps(_mm256_set1_epi32(sum));
-                    terms[n] = _mm256_fnmadd_ps(lanes(&chunk.mins[at], lane), sum, terms[n]);
-                }
-            }
+    for step in 0..blocks * parts {
+        let (block, part) = chunk::step::<SIXTEENS>(step);
+        let at = block * parts + part;
+        let scale = lanes(&chunk.scales[at], lane);
+        let mut products = [[_mm256_setzero_si256(); D]; N];
+        for run in (0..lines).step_by(LINES) {
+            let first = block * 8 + part * lines + run;
+            add_products::<N, D, LINES, WIDE>(chunk, lane, first, codes, &mut products);
         }
         for n in 0..N {
-            let scale = _mm256_set1_ps(scales[block * N + n]);
-            totals[n] = _mm256_fmadd_ps(terms[n], scale, totals[n]);
+            let product = finish(products[n], groups.begins[at][n], groups.bases[block][n]);
+            totals[n] = _mm256_fmadd_ps(product, scale, totals[n]);
+            if MINS {
+                let sum = _mm256_set1_ps(groups.scaled_sums[at][n]);
+                totals[n] = _mm256_fnmadd_ps(lanes(&chunk.mins[at], lane), sum, totals[n]);
+            }
         }
     }
     for (total, sums) in totals.iter().zip(sums) {
         // SAFETY: eight floats from lane 0 or 8 of sixteen.
         unsafe { _mm256_storeu_ps(sums[half].as_mut_ptr().add(lane), *total) };
+    }
+}
+
+/// 2⁻ᵉ times a sum of products; see `avx512::finish`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn finish<const D: usize>(digits: [__m256i; D], begin: i32, base: f32) -> __m256 {
+    let begin = _mm256_set1_epi32(begin);
+    match digits[..] {
+        [one] => {
+            let sum = _mm256_castsi256_ps(_mm256_add_epi32(one, begin));
+            _mm256_sub_ps(sum, _mm256_set1_ps(base))
+        }
+        [upper, lower] => {
+            let sum = _mm256_add_epi32(_mm256_slli_epi32::<8>(upper), lower);
+            let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(sum, begin));
+            _mm256_mul_ps(sum, _mm256_set1_ps(unit_of(base)))
+        }
+        _ => unreachable!("one or two digits"),
     }
 }
 

@@ -21,10 +21,9 @@ use std::arch::aarch64::{
     vzip1q_s32, vzip2_s32, vzip2q_s32,
 };
 use std::arch::asm;
-use std::ops::Range;
 
 use super::{load_halves, load_ps, store_ps};
-use crate::ops::{SCALE_GROUP, SUM_GROUP, Tile, TileSums};
+use crate::ops::{GroupSpace, Groups, Tile, TileSums, unit_of};
 use crate::panel::chunk::{self, Chunk, Lanes, Shape};
 use crate::panel::{HALVES, LANES};
 use crate::quant::Format;
@@ -132,10 +131,11 @@ pub(crate) fn multiply(
     shape: Shape,
     chunks: &[Chunk; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
-    by_shape::<Dot>(shape, chunks, tile, cols, sums);
+    by_shape::<Dot>(shape, chunks, tile, space, fresh, sums);
 }
 
 /// See `avx512::multiply`.
@@ -144,10 +144,11 @@ pub(crate) fn multiply_i8mm(
     shape: Shape,
     chunks: &[Chunk; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
-    by_shape::<Matrices>(shape, chunks, tile, cols, sums);
+    by_shape::<Matrices>(shape, chunks, tile, space, fresh, sums);
 }
 
 /// Sums of products of codes: for each word of activations in a line, one for each of 16 rows.
@@ -302,14 +303,15 @@ fn by_shape<P: Multiplier>(
     shape: Shape,
     chunks: &[Chunk; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
     match (shape.sixteens, shape.mins) {
-        (false, false) => by_width::<P, false, false>(shape, chunks, tile, cols, sums),
-        (false, true) => by_width::<P, false, true>(shape, chunks, tile, cols, sums),
-        (true, false) => by_width::<P, true, false>(shape, chunks, tile, cols, sums),
-        (true, true) => by_width::<P, true, true>(shape, chunks, tile, cols, sums),
+        (false, false) => by_width::<P, false, false>(shape, chunks, tile, space, fresh, sums),
+        (false, true) => by_width::<P, false, true>(shape, chunks, tile, space, fresh, sums),
+        (true, false) => by_width::<P, true, false>(shape, chunks, tile, space, fresh, sums),
+        (true, true) => by_width::<P, true, true>(shape, chunks, tile, space, fresh, sums),
     }
 }
 
@@ -319,17 +321,19 @@ fn by_width<P: Multiplier, const SIXTEENS: bool, const MINS: bool>(
     shape: Shape,
     chunks: &[Chunk; HALVES],
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
     macro_rules! dot {
         ($n:literal, $d:literal) => {
             for (half, chunk) in chunks.iter().enumerate() {
                 dot::<P, $n, $d, { $n * $d }, SIXTEENS, MINS>(
-                    shape.offset,
+                    shape,
                     (chunk, half),
                     tile,
-                    cols.clone(),
+                    space,
+                    fresh,
                     sums,
                 );
             }
@@ -360,69 +364,56 @@ fn dot<
     const SIXTEENS: bool,
     const MINS: bool,
 >(
-    offset: i32,
+    shape: Shape,
     (chunk, half): (&Chunk, usize),
     tile: Tile<'_>,
-    cols: Range<usize>,
+    space: &mut GroupSpace,
+    fresh: bool,
     sums: &mut [TileSums],
 ) {
     const { assert!(M == N * D) };
-    let blocks = cols.len().div_ceil(SCALE_GROUP);
-    let codes = &tile.codes[cols.start / 4 * M..][..blocks * 8 * M];
-    let codes = codes.as_chunks::<M>().0.as_chunks::<8>().0;
+    let blocks = tile.blocks;
+    let codes = tile.codes.as_chunks::<M>().0.as_chunks::<8>().0;
+    let codes = &codes[..blocks];
     let weights = &chunk.codes.as_chunks::<8>().0[..blocks];
-    let scales = &tile.scales[cols.start / SCALE_GROUP * N..][..blocks * N];
-    let code_sums = &tile.sums[cols.start / SUM_GROUP * N..][..blocks * 2 * N];
+    let groups = Groups::<N>::of::<D>(&tile, shape, space);
     let parts = if SIXTEENS { 2 } else { 1 };
     let lines = 8 / parts;
     // A code less its offset fits a signed byte, and so does what is left of the subtraction modulo 256.
-    let offset = vdupq_n_s8(offset as i8);
+    let offset = vdupq_n_s8(shape.offset as i8);
     let mut totals = [[vdupq_n_f32(0.0); QUADS]; N];
     for (totals, sums) in totals.iter_mut().zip(sums.iter()) {
-        *totals = load_rows(&sums[half]);
-    }
-    for (block, (weights, codes)) in weights.iter().zip(codes).enumerate() {
-        let mut terms = [[vdupq_n_f32(0.0); QUADS]; N];
-        for part in 0..parts {
-            let mut products = [[vdupq_n_s32(0); QUADS]; M];
-            for line in (part * lines..(part + 1) * lines).step_by(2) {
-                let w = [0, 1].map(|i| load_line::<MINS>(&weights[line + i], offset));
-                P::add(&mut products, &w, &[codes[line], codes[line + 1]]);
-            }
-            P::finish(&mut products);
-            let at = block * parts + part;
-            let scale = load_rows(&chunk.scales[at]);
-            for n in 0..N {
-                for quad in 0..QUADS {
-                    let mut product = products[M - N + n][quad];
-                    if D == 2 {
-                        product = vaddq_s32(vshlq_n_s32::<8>(products[n][quad]), product);
-                    }
-                    let product = vcvtq_f32_s32(product);
-                    terms[n][quad] = if part == 0 {
-                        vmulq_f32(product, scale[quad])
-                    } else {
-                        vfmaq_f32(terms[n][quad], product, scale[quad])
-                    };
-                }
-                if MINS {
-                    let sums = &code_sums[block * 2 * N..][..2 * N];
-                    let sum = if SIXTEENS {
-                        sums[part * N + n]
-                    } else {
-                        sums[n] + sums[N + n]
-                    };
-                    let (min, sum) = (load_rows(&chunk.mins[at]), vdupq_n_f32(sum as f32));
-                    for quad in 0..QUADS {
-                        terms[n][quad] = vfmsq_f32(terms[n][quad], min[quad], sum);
-                    }
-                }
-            }
+        if !fresh {
+            *totals = load_rows(&sums[half]);
         }
+    }
+    for step in 0..blocks * parts {
+        let (block, part) = chunk::step::<SIXTEENS>(step);
+        let (weights, codes) = (&weights[block], &codes[block]);
+        let mut products = [[vdupq_n_s32(0); QUADS]; M];
+        for line in (part * lines..(part + 1) * lines).step_by(2) {
+            let w = [0, 1].map(|i| load_line::<MINS>(&weights[line + i], offset));
+            P::add(&mut products, &w, &[codes[line], codes[line + 1]]);
+        }
+        P::finish(&mut products);
+        let at = block * parts + part;
+        let scale = load_rows(&chunk.scales[at]);
         for n in 0..N {
-            let scale = vdupq_n_f32(scales[block * N + n]);
+            let unit = vdupq_n_f32(unit_of(groups.bases[block][n]));
             for quad in 0..QUADS {
-                totals[n][quad] = vfmaq_f32(totals[n][quad], terms[n][quad], scale);
+                let mut product = products[M - N + n][quad];
+                if D == 2 {
+                    product = vaddq_s32(vshlq_n_s32::<8>(products[n][quad]), product);
+                }
+                let product = vmulq_f32(vcvtq_f32_s32(product), unit);
+                totals[n][quad] = vfmaq_f32(totals[n][quad], product, scale[quad]);
+            }
+            if MINS {
+                let sum = vdupq_n_f32(groups.scaled_sums[at][n]);
+                let min = load_rows(&chunk.mins[at]);
+                for quad in 0..QUADS {
+                    totals[n][quad] = vfmsq_f32(totals[n][quad], min[quad], sum);
+                }
             }
         }
     }

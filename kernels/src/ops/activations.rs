@@ -8,8 +8,10 @@ use super::{Kernels, SHARED_ELEMENTS_MIN, run};
 use crate::disjoint::Disjoint;
 use crate::dispatch;
 use crate::isa::Isa;
+use crate::panel::chunk::{CHUNK_COLS, Shape};
+use crate::quant::Format;
 
-/// Activations that share a scale: as many as weights of most formats do.
+/// Activations that share a unit: as many as weights of most formats share a scale.
 pub(crate) const SCALE_GROUP: usize = 32;
 
 /// Activations whose codes are summed, to multiply with a min or an offset.
@@ -43,52 +45,287 @@ impl Precision {
     }
 }
 
-/// Columns of a tile times digits, at most: two panels of weights with as many accumulators fill 24 of 32 registers.
-pub(crate) const TILE_DIGITS: usize = 6;
+/// Columns of a tile, at most.
+const TILE_COLUMNS_MAX: usize = 8;
+
+/// What the products with a set of weights take of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// f32, for float weights and for the portable kernels.
+    pub floats: bool,
+    /// Codes, for weights in blocks.
+    pub codes: bool,
+}
+
+impl Inputs {
+    /// All that any kernel takes.
+    pub const ALL: Inputs = Inputs {
+        floats: true,
+        codes: true,
+    };
+
+    /// What `isa` takes for weights of these formats.
+    pub fn of(isa: Isa, formats: impl IntoIterator<Item = Format>) -> Inputs {
+        let mut inputs = Inputs {
+            floats: false,
+            codes: false,
+        };
+        for format in formats {
+            let floats = format.is_float() || isa == Isa::Portable;
+            inputs.floats |= floats;
+            inputs.codes |= !floats;
+        }
+        inputs
+    }
+}
 
 /// The activations that a matmul multiplies with: loaded once, used by every matrix with the same input.
 ///
-/// They are held twice: as f32 for float weights, and as codes for weights in blocks. Codes lie in *tiles* of up to six
-/// columns, in the order in which the dot product reads them:
+/// A column has one f32 scale, and each 32 of its values a power of two beside it: `value = scale · 2⁻ᵉ · code`. So an
+/// outlier coarsens its own group only, and a group costs the dot product nothing: its sum of integers begins as the
+/// bits of a float of which one unit in the last place is 2⁻ᵉ (a *base*, 1.5 · 2²³⁻ᵉ), and is that float when done.
+///
+/// Codes lie chunk by chunk of weights, and there in *tiles* of a few columns, in the order in which the dot product
+/// reads them:
 ///
 /// ```text
-///  codes    [tile][column of weights / 4][digit][column of the tile]   four codes in a word
-///  scales   [tile][column of weights / 32][column of the tile]
-///  sums     [tile][column of weights / 16][column of the tile]
+///  codes        [chunk][tile][column of weights / 4][digit][column of the tile]   four codes in a word
+///  bases        [chunk][tile][column of weights / 32][column of the tile]
+///  scaled_sums  the same: 2⁻ᵉ · the sum of 32 codes
+///  pair_sums    the same: the sum itself
+///  sums         [chunk][tile][column of weights / 16][column of the tile]         of 16 codes
+///  half_bases   the same: the base of the 32, once more
 /// ```
 pub struct Activations {
+    inputs: Inputs,
     columns_max: usize,
     cols_max: usize,
+    layout: Layout,
+    /// `[columns, cols]`
+    x: Box<[f32]>,
+    /// `[columns]`
+    scales: Box<[f32]>,
+    codes: Box<[i32]>,
+    bases: Box<[f32]>,
+    scaled_sums: Box<[f32]>,
+    half_bases: Box<[f32]>,
+    sums: Box<[i32]>,
+    pair_sums: Box<[i32]>,
+}
+
+/// What is loaded, and where its codes lie.
+#[derive(Clone, Copy)]
+struct Layout {
     columns: usize,
     cols: usize,
     precision: Precision,
-    /// `[columns, cols]`
-    x: Box<[f32]>,
-    codes: Box<[i32]>,
-    scales: Box<[f32]>,
-    sums: Box<[i32]>,
+    tiles: usize,
 }
 
-/// The columns of one tile, for all columns of weights.
+impl Layout {
+    const NONE: Layout = Layout {
+        columns: 0,
+        cols: 0,
+        precision: Precision::Eight,
+        tiles: 0,
+    };
+
+    /// With at most `tile_digits` columns times digits in a tile.
+    fn new(columns: usize, cols: usize, precision: Precision, tile_digits: usize) -> Layout {
+        Layout {
+            columns,
+            cols,
+            precision,
+            tiles: columns.div_ceil(tile_digits / precision.digits()),
+        }
+    }
+
+    /// Tiles are of about equal width, wider ones first: nine columns are 5 and 4, not 6 and 3.
+    fn tile_columns(&self, index: usize) -> Range<usize> {
+        let (width, wider) = (self.columns / self.tiles, self.columns % self.tiles);
+        let start = |index: usize| index * width + index.min(wider);
+        start(index)..start(index + 1)
+    }
+
+    /// Where the values of some columns for a chunk lie, and how many of each column.
+    fn place(&self, columns: &Range<usize>, chunk: usize) -> (Range<usize>, usize) {
+        let start = chunk * CHUNK_COLS;
+        let len = (padded(self.cols) - start).min(CHUNK_COLS);
+        let at = start * self.columns + columns.start * len;
+        (at..at + columns.len() * len, len)
+    }
+}
+
+/// The columns of one tile, for one chunk of weights.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
     /// Columns in it.
     pub(crate) width: usize,
     pub(crate) digits: usize,
+    /// Groups of 32 columns of weights.
+    pub(crate) blocks: usize,
     pub(crate) codes: &'a [i32],
-    pub(crate) scales: &'a [f32],
+    pub(crate) bases: &'a [f32],
+    pub(crate) scaled_sums: &'a [f32],
+    pub(crate) half_bases: &'a [f32],
     pub(crate) sums: &'a [i32],
+    pub(crate) pair_sums: &'a [i32],
 }
 
-/// One column's places in its tile, to write.
+/// Groups of a chunk that share a scale times columns of a tile, at most.
+const GROUPS_MAX: usize = CHUNK_COLS / SUM_GROUP * TILE_COLUMNS_MAX;
+
+/// Memory for [`Groups`].
+pub(crate) struct GroupSpace {
+    begins: [i32; GROUPS_MAX],
+    scaled_halves: [f32; GROUPS_MAX],
+}
+
+impl GroupSpace {
+    pub(crate) const ZERO: GroupSpace = GroupSpace {
+        begins: [0; GROUPS_MAX],
+        scaled_halves: [0.0; GROUPS_MAX],
+    };
+}
+
+/// What a tile of `N` columns has for each group of weights that share a scale.
+pub(crate) struct Groups<'a, const N: usize> {
+    /// Where the sum of products of a group begins (16 columns of weights or 32): at minus the offset times the sum of
+    /// codes. Where there is one digit, these are the low bits of the base: sums stay below 2²² (32 · 255 · 127 is the
+    /// most), so its exponent does not change, and the sum as a float less the base is 2⁻ᵉ · the sum, exactly.
+    pub(crate) begins: &'a [[i32; N]],
+    /// Of each 32 columns.
+    pub(crate) bases: &'a [[f32; N]],
+    /// What mins are multiplied with: 2⁻ᵉ · the sum of codes of a group.
+    pub(crate) scaled_sums: &'a [[f32; N]],
+}
+
+impl<'a, const N: usize> Groups<'a, N> {
+    /// Must be inlined into a function that was compiled for the instruction set.
+    #[inline(always)]
+    pub(crate) fn of<const D: usize>(
+        tile: &Tile<'a>,
+        shape: Shape,
+        space: &'a mut GroupSpace,
+    ) -> Groups<'a, N> {
+        let bits = |base: f32| {
+            if D == 1 {
+                base.to_bits().cast_signed()
+            } else {
+                0
+            }
+        };
+        let offset = if shape.mins { 0 } else { shape.offset };
+        let mut scaled_sums = tile.scaled_sums;
+        if shape.sixteens {
+            let bases = tile.bases.as_chunks::<N>().0;
+            let sums = tile.sums.as_chunks::<N>().0.as_chunks::<2>().0;
+            let begins = space.begins.as_chunks_mut::<N>().0.as_chunks_mut::<2>().0;
+            for ((begins, bases), sums) in begins.iter_mut().zip(bases).zip(sums) {
+                for part in 0..2 {
+                    for n in 0..N {
+                        begins[part][n] = bits(bases[n]) - offset * sums[part][n];
+                    }
+                }
+            }
+            if shape.mins {
+                let scaled = space.scaled_halves.iter_mut().zip(tile.half_bases);
+                for ((scaled, base), sum) in scaled.zip(tile.sums) {
+                    *scaled = *sum as f32 * unit_of(*base);
+                }
+                scaled_sums = &space.scaled_halves;
+            }
+        } else {
+            let begins = space.begins.iter_mut().zip(tile.bases);
+            for ((begin, base), sum) in begins.zip(tile.pair_sums) {
+                *begin = bits(*base) - offset * sum;
+            }
+        }
+        let groups = if shape.sixteens { 2 } else { 1 } * tile.blocks;
+        Groups {
+            begins: &space.begins.as_chunks().0[..groups],
+            bases: &tile.bases.as_chunks().0[..tile.blocks],
+            scaled_sums: scaled_sums.as_chunks().0,
+        }
+    }
+}
+
+/// One column's places in its tile for one chunk, to write.
 pub(crate) struct ColumnMut<'a> {
     pub(crate) precision: Precision,
     /// Distance between two values of the column, digits aside.
     pub(crate) stride: usize,
     /// From the column's first word.
     pub(crate) codes: &'a mut [i32],
-    pub(crate) scales: &'a mut [f32],
+    pub(crate) bases: &'a mut [f32],
+    pub(crate) scaled_sums: &'a mut [f32],
+    pub(crate) half_bases: &'a mut [f32],
     pub(crate) sums: &'a mut [i32],
+    pub(crate) pair_sums: &'a mut [i32],
+}
+
+/// The bits by which 1.5 · 2²³⁻ᵉ is above 2⁻ᵉ.
+const BASE_BITS: u32 = 0x4b40_0000 - 0x3f80_0000;
+
+/// The power of two of a base: what one unit of the sum is worth.
+#[inline(always)]
+pub(crate) fn unit_of(base: f32) -> f32 {
+    f32::from_bits(base.to_bits() - BASE_BITS)
+}
+
+/// How a column is rounded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ColumnScale {
+    /// What codes are multiplied with: 0 for a column so near zero that its products would vanish in f32, NaN for one
+    /// with a value that is not finite, so that the fault shows in every product.
+    scale: f32,
+    /// The bits of the largest magnitude.
+    largest: u32,
+    /// 1 / scale, or 0 where there is none.
+    inverse: f32,
+    /// The largest `e` of a group.
+    exponent_max: u32,
+}
+
+impl ColumnScale {
+    /// Plain Rust, compiled for each instruction set.
+    #[inline(always)]
+    pub(crate) fn of(x: &[f32], precision: Precision) -> ColumnScale {
+        let largest = largest_bits(x);
+        let magnitude = f32::from_bits(largest);
+        let inverse = precision.code_max() / magnitude;
+        if magnitude.is_finite() && inverse.is_finite() {
+            // `inverse · 2ᵉ` must stay finite.
+            let exponent = (inverse.to_bits() >> 23).saturating_sub(127);
+            ColumnScale {
+                scale: magnitude / precision.code_max(),
+                largest,
+                inverse,
+                exponent_max: 120_u32.saturating_sub(exponent).min(60),
+            }
+        } else {
+            ColumnScale {
+                scale: if magnitude.is_finite() { 0.0 } else { f32::NAN },
+                largest,
+                inverse: 0.0,
+                exponent_max: 0,
+            }
+        }
+    }
+
+    /// The largest `e` for which `2⁻ᵉ` times the column's largest magnitude is no less than the group's: magnitudes
+    /// compare as integers, and a difference of 2²³ is a factor of two.
+    #[inline(always)]
+    fn exponent(&self, group_largest: u32) -> u32 {
+        ((self.largest - group_largest) >> 23).min(self.exponent_max)
+    }
+}
+
+/// The bits of the largest magnitude; infinity and NaN are the greatest.
+#[inline(always)]
+fn largest_bits(x: &[f32]) -> u32 {
+    x.iter()
+        .fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff))
 }
 
 /// Values of a column of `cols`, padded with zeros to whole groups.
@@ -98,95 +335,116 @@ const fn padded(cols: usize) -> usize {
 
 impl Activations {
     /// Takes the memory for `columns_max` columns of at most `cols_max` values.
-    pub fn new(columns_max: usize, cols_max: usize) -> Activations {
-        let values = columns_max * padded(cols_max);
+    pub fn new(columns_max: usize, cols_max: usize, inputs: Inputs) -> Activations {
+        let values = Activations::values(columns_max, cols_max, inputs);
+        let floats = if inputs.floats {
+            columns_max * cols_max
+        } else {
+            0
+        };
         Activations {
+            inputs,
             columns_max,
             cols_max,
-            columns: 0,
-            cols: 0,
-            precision: Precision::Eight,
-            x: vec![0.0; columns_max * cols_max].into(),
+            layout: Layout::NONE,
+            x: vec![0.0; floats].into(),
+            scales: vec![0.0; columns_max].into(),
             codes: vec![0; values / 4 * Precision::Sixteen.digits()].into(),
-            scales: vec![0.0; values / SCALE_GROUP].into(),
+            bases: vec![0.0; values / SCALE_GROUP].into(),
+            scaled_sums: vec![0.0; values / SCALE_GROUP].into(),
+            half_bases: vec![0.0; values / SUM_GROUP].into(),
             sums: vec![0; values / SUM_GROUP].into(),
+            pair_sums: vec![0; values / SCALE_GROUP].into(),
         }
     }
 
     /// Bytes that [`Activations::new`] takes.
-    pub fn bytes(columns_max: usize, cols_max: usize) -> usize {
-        let values = columns_max * padded(cols_max);
+    pub fn bytes(columns_max: usize, cols_max: usize, inputs: Inputs) -> usize {
+        let values = Activations::values(columns_max, cols_max, inputs);
+        let floats = if inputs.floats {
+            columns_max * cols_max
+        } else {
+            0
+        };
         let codes = values * Precision::Sixteen.digits();
-        columns_max * cols_max * 4 + codes + values / SCALE_GROUP * 4 + values / SUM_GROUP * 4
+        (floats + columns_max) * 4 + codes + values / SCALE_GROUP * 12 + values / SUM_GROUP * 8
+    }
+
+    /// Codes, at most.
+    fn values(columns_max: usize, cols_max: usize, inputs: Inputs) -> usize {
+        if inputs.codes {
+            columns_max * padded(cols_max)
+        } else {
+            0
+        }
     }
 
     /// Columns loaded.
     pub fn columns(&self) -> usize {
-        self.columns
+        self.layout.columns
     }
 
     /// Values in each column.
     pub fn cols(&self) -> usize {
-        self.cols
+        self.layout.cols
     }
 
     /// Digits of each value.
     pub(super) fn digits(&self) -> usize {
-        self.precision.digits()
+        self.layout.precision.digits()
     }
 
     pub(super) fn floats(&self, column: usize) -> &[f32] {
-        &self.x[column * self.cols..][..self.cols]
+        assert!(self.inputs.floats, "memory for floats was taken");
+        &self.x[column * self.cols()..][..self.cols()]
     }
 
-    /// Tiles of the columns loaded.
-    pub(super) fn tiles(&self) -> usize {
-        tiles(self.columns, self.precision)
+    /// What every sum of products with a column is multiplied with.
+    pub(super) fn scale(&self, column: usize) -> f32 {
+        self.scales[column]
     }
 
-    /// The columns of tile `index`.
-    pub(super) fn tile_columns(&self, index: usize) -> Range<usize> {
-        tile_columns(self.columns, self.precision, index)
+    pub(crate) fn tiles(&self) -> usize {
+        self.layout.tiles
     }
 
-    pub(super) fn tile(&self, index: usize) -> Tile<'_> {
-        let columns = self.tile_columns(index);
-        let (cols, digits) = (padded(self.cols), self.precision.digits());
-        let part = |per_column: usize| columns.start * per_column..columns.end * per_column;
-        Tile {
+    /// Tile `index` for a chunk of weights, and its columns.
+    pub(crate) fn tile(&self, index: usize, chunk: usize) -> (Tile<'_>, Range<usize>) {
+        assert!(self.inputs.codes, "memory for codes was taken");
+        let columns = self.layout.tile_columns(index);
+        let (at, len) = self.layout.place(&columns, chunk);
+        let digits = self.digits();
+        let every = |size: usize| at.start / size..at.end / size;
+        let tile = Tile {
             width: columns.len(),
             digits,
-            codes: &self.codes[part(cols / 4 * digits)],
-            scales: &self.scales[part(cols / SCALE_GROUP)],
-            sums: &self.sums[part(cols / SUM_GROUP)],
-        }
+            blocks: len / SCALE_GROUP,
+            codes: &self.codes[at.start / 4 * digits..at.end / 4 * digits],
+            bases: &self.bases[every(SCALE_GROUP)],
+            scaled_sums: &self.scaled_sums[every(SCALE_GROUP)],
+            half_bases: &self.half_bases[every(SUM_GROUP)],
+            sums: &self.sums[every(SUM_GROUP)],
+            pair_sums: &self.pair_sums[every(SCALE_GROUP)],
+        };
+        (tile, columns)
     }
 
-    /// What the dot product takes for a value, for tests: code times scale.
+    /// What the dot product takes for a value, for tests.
     #[cfg(test)]
     pub(crate) fn rounded(&self, column: usize, k: usize) -> f64 {
-        let index = (0..self.tiles())
-            .find(|tile| self.tile_columns(*tile).contains(&column))
+        let mut tiles = (0..self.tiles()).map(|index| self.tile(index, k / CHUNK_COLS));
+        let (tile, columns) = tiles
+            .find(|(_, columns)| columns.contains(&column))
             .unwrap();
-        let (tile, at) = (self.tile(index), column - self.tile_columns(index).start);
+        let (at, k) = (column - columns.start, k % CHUNK_COLS);
         let digit = |digit: usize| {
             let word = tile.codes[(k / 4 * tile.digits + digit) * tile.width + at];
             i32::from(word.to_le_bytes()[k % 4].cast_signed())
         };
         let code = (0..tile.digits).fold(0, |code, d| code * 256 + digit(d));
-        f64::from(code) * f64::from(tile.scales[k / SCALE_GROUP * tile.width + at])
+        let unit = unit_of(tile.bases[k / SCALE_GROUP * tile.width + at]);
+        f64::from(code) * f64::from(unit) * f64::from(self.scales[column])
     }
-}
-
-/// As few tiles as hold the columns.
-fn tiles(columns: usize, precision: Precision) -> usize {
-    columns.div_ceil(TILE_DIGITS / precision.digits())
-}
-
-/// Tiles of about equal width: nine columns are 5 and 4, not 6 and 3.
-fn tile_columns(columns: usize, precision: Precision, index: usize) -> Range<usize> {
-    let tiles = tiles(columns, precision);
-    index * columns / tiles..(index + 1) * columns / tiles
 }
 
 impl Kernels {
@@ -204,122 +462,146 @@ impl Kernels {
         assert!(columns <= activations.columns_max, "{columns} columns fit");
         assert!(cols <= activations.cols_max, "{cols} cols fit");
         assert_eq!(x.len(), columns * cols);
-        activations.columns = columns;
-        activations.cols = cols;
-        activations.precision = precision;
-        let tile_count = tiles(columns, precision);
         let isa = self.isa;
-        let floats = Disjoint::new(&mut activations.x);
-        let codes = Disjoint::new(&mut activations.codes);
+        let tile_digits = dispatch::tile_digits(isa);
+        let layout = Layout::new(columns, cols, precision, tile_digits);
+        activations.layout = layout;
+        if activations.inputs.floats {
+            activations.x[..x.len()].copy_from_slice(x);
+        }
+        if !activations.inputs.codes || isa == Isa::Portable {
+            return;
+        }
+        let digits = precision.digits();
         let scales = Disjoint::new(&mut activations.scales);
+        let codes = Disjoint::new(&mut activations.codes);
+        let bases = Disjoint::new(&mut activations.bases);
+        let scaled_sums = Disjoint::new(&mut activations.scaled_sums);
+        let half_bases = Disjoint::new(&mut activations.half_bases);
         let sums = Disjoint::new(&mut activations.sums);
+        let pair_sums = Disjoint::new(&mut activations.pair_sums);
+        let chunks = padded(cols).div_ceil(CHUNK_COLS);
         run(&mut self.team, x.len(), SHARED_ELEMENTS_MIN, &|worker| {
-            for index in worker.share(tile_count, 1) {
-                let tile = tile_columns(columns, precision, index);
-                let of = |size: usize| tile.start * size..tile.end * size;
-                // SAFETY: shares of tiles are disjoint, and each array is cut at the borders of tiles.
-                let (floats, codes, scales, sums) = unsafe {
-                    (
-                        floats.slice(of(cols)),
-                        codes.slice(of(padded(cols) / 4 * precision.digits())),
-                        scales.slice(of(padded(cols) / SCALE_GROUP)),
-                        sums.slice(of(padded(cols) / SUM_GROUP)),
-                    )
-                };
-                let x = &x[of(cols)];
-                floats.copy_from_slice(x);
-                if isa == Isa::Portable {
-                    continue;
-                }
-                for (at, x) in x.chunks_exact(cols).enumerate() {
-                    let column = ColumnMut {
-                        precision,
-                        stride: tile.len(),
-                        codes: &mut codes[at..],
-                        scales: &mut scales[at..],
-                        sums: &mut sums[at..],
-                    };
-                    dispatch::quantize_column(isa, x, column);
+            // Few tiles are cut by chunks, for which each worker looks for the scales of all columns itself.
+            let by_tile = layout.tiles >= worker.count;
+            let (tiles, chunks) = if by_tile {
+                (worker.share(layout.tiles, 1), 0..chunks)
+            } else {
+                (0..layout.tiles, worker.share(chunks, 1))
+            };
+            for tile in tiles {
+                let tile = layout.tile_columns(tile);
+                for (at_column, column) in tile.clone().enumerate() {
+                    let x = &x[column * cols..][..cols];
+                    let rounding = dispatch::column_scale(isa, x, precision);
+                    if by_tile || worker.index == 0 {
+                        // SAFETY: a tile is one worker's, or all scales are the first one's.
+                        let scale = unsafe { scales.slice(column..column + 1) };
+                        scale[0] = rounding.scale;
+                    }
+                    for chunk in chunks.clone() {
+                        let (at, _) = layout.place(&tile, chunk);
+                        let every = |size: usize| at.start / size + at_column..at.end / size;
+                        // SAFETY: a tile, or a chunk, is one worker's, who has these slices once at a time.
+                        let column = unsafe {
+                            ColumnMut {
+                                precision,
+                                stride: tile.len(),
+                                codes: codes
+                                    .slice(at.start / 4 * digits + at_column..at.end / 4 * digits),
+                                bases: bases.slice(every(SCALE_GROUP)),
+                                scaled_sums: scaled_sums.slice(every(SCALE_GROUP)),
+                                half_bases: half_bases.slice(every(SUM_GROUP)),
+                                sums: sums.slice(every(SUM_GROUP)),
+                                pair_sums: pair_sums.slice(every(SCALE_GROUP)),
+                            }
+                        };
+                        let start = chunk * CHUNK_COLS;
+                        let x = &x[start..cols.min(start + CHUNK_COLS)];
+                        dispatch::quantize(isa, x, &rounding, column);
+                    }
                 }
             }
         });
     }
 }
 
-/// Rounds a column to codes: `scale = max|x| / code_max` for each 32 values, `code = round(x / scale)`.
-///
-/// A group with a value that is not finite gets the scale NaN, so that the fault shows in every product; a group so
-/// near
-/// zero that its products would vanish in f32 counts as zero.
+/// Rounds one chunk of a column to codes.
 ///
 /// Plain Rust, compiled for each instruction set.
 #[inline(always)]
-pub(crate) fn quantize_column(x: &[f32], column: ColumnMut<'_>) {
+pub(crate) fn quantize(x: &[f32], rounding: &ColumnScale, column: ColumnMut<'_>) {
+    /// Adding it rounds to an integer, which is then in the low bits: 1.5 · 2²³.
+    const ROUND: f32 = 12_582_912.0;
     let ColumnMut {
         precision,
         stride,
         codes,
-        scales,
+        bases,
+        scaled_sums,
+        half_bases,
         sums,
+        pair_sums,
     } = column;
-    let digits = precision.digits();
     for group in 0..x.len().div_ceil(SCALE_GROUP) {
         let x = &x[group * SCALE_GROUP..];
         let mut values = [0.0; SCALE_GROUP];
-        match x.first_chunk::<SCALE_GROUP>() {
-            Some(x) => values = *x,
-            None => values[..x.len()].copy_from_slice(x),
-        }
-        let (scale, q) = quantize_group(&values, precision.code_max());
-        scales[group * stride] = scale;
-        for half in 0..2 {
-            let q = &q[half * SUM_GROUP..][..SUM_GROUP];
-            sums[(group * 2 + half) * stride] = q.iter().sum();
-        }
-        let mut words = [[0; SCALE_GROUP / 4]; 2];
-        if precision == Precision::Sixteen {
-            let upper = q.map(|q| (q + 128) >> 8);
-            let mut lower = [0; SCALE_GROUP];
-            for ((lower, q), upper) in lower.iter_mut().zip(&q).zip(&upper) {
-                *lower = q - (upper << 8);
+        if rounding.inverse > 0.0 {
+            match x.first_chunk::<SCALE_GROUP>() {
+                Some(x) => values = *x,
+                None => values[..x.len()].copy_from_slice(x),
             }
-            words = [pack_words(&upper), pack_words(&lower)];
-        } else {
-            words[0] = pack_words(&q);
         }
-        for (unit, at) in (group * SCALE_GROUP / 4..)
-            .enumerate()
-            .take(SCALE_GROUP / 4)
-        {
-            for (digit, words) in words.iter().enumerate().take(digits) {
-                codes[(at * digits + digit) * stride] = words[unit];
+        let exponent = rounding.exponent(largest_bits(&values));
+        let unit = f32::from_bits((127 - exponent) << 23);
+        let inverse = rounding.inverse * f32::from_bits((127 + exponent) << 23);
+        let mut q = [0_i32; SCALE_GROUP];
+        for (q, x) in q.iter_mut().zip(&values) {
+            *q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+        }
+        let halves = q.as_chunks::<SUM_GROUP>().0;
+        let sum: [i32; 2] = [halves[0].iter().sum(), halves[1].iter().sum()];
+        let base = f32::from_bits(unit.to_bits() + BASE_BITS);
+        bases[group * stride] = base;
+        half_bases[group * 2 * stride] = base;
+        half_bases[(group * 2 + 1) * stride] = base;
+        scaled_sums[group * stride] = (sum[0] + sum[1]) as f32 * unit;
+        pair_sums[group * stride] = sum[0] + sum[1];
+        sums[group * 2 * stride] = sum[0];
+        sums[(group * 2 + 1) * stride] = sum[1];
+        let at = group * SCALE_GROUP / 4;
+        match precision {
+            Precision::Eight => {
+                for (i, word) in pack_words(&q).into_iter().enumerate() {
+                    codes[(at + i) * stride] = word;
+                }
+            }
+            Precision::Sixteen => {
+                let mut upper = [0; SCALE_GROUP];
+                for (upper, q) in upper.iter_mut().zip(&mut q) {
+                    *upper = (*q + 128) >> 8;
+                    *q -= *upper << 8;
+                }
+                let words = pack_words(&upper).into_iter().zip(pack_words(&q));
+                for (i, (upper, lower)) in words.enumerate() {
+                    codes[(at + i) * 2 * stride] = upper;
+                    codes[((at + i) * 2 + 1) * stride] = lower;
+                }
             }
         }
     }
-}
-
-/// Scale and codes of one group.
-#[inline(always)]
-fn quantize_group(x: &[f32; SCALE_GROUP], code_max: f32) -> (f32, [i32; SCALE_GROUP]) {
-    /// Adding it rounds to an integer, which is then in the low bits: 1.5 · 2²³.
-    const ROUND: f32 = 12_582_912.0;
-    // Magnitudes compare as integers, where infinity and NaN are the greatest.
-    let largest = x
-        .iter()
-        .fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff));
-    let largest = f32::from_bits(largest);
-    let inverse = code_max / largest;
-    if !largest.is_finite() || !inverse.is_finite() {
-        let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
-        return (scale, [0; SCALE_GROUP]);
-    }
-    let q = x.map(|x| ((x * inverse + ROUND).to_bits() as i32) - ROUND.to_bits() as i32);
-    (largest / code_max, q)
 }
 
 /// The low bytes of 32 codes, four to a word.
 #[inline(always)]
 fn pack_words(codes: &[i32; SCALE_GROUP]) -> [i32; SCALE_GROUP / 4] {
-    let quads = codes.as_chunks::<4>().0;
-    std::array::from_fn(|unit| i32::from_le_bytes(quads[unit].map(|code| code as u8)))
+    let mut bytes = [0; SCALE_GROUP];
+    for (byte, code) in bytes.iter_mut().zip(codes) {
+        *byte = *code as u8;
+    }
+    let mut words = [0; SCALE_GROUP / 4];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = i32::from_le_bytes(*bytes);
+    }
+    words
 }

@@ -8,7 +8,9 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Activations, Kernels, SHARED_ELEMENTS_MIN, SHARED_PRODUCTS_MIN, run, take};
+use super::{
+    Activations, GroupSpace, Kernels, SHARED_ELEMENTS_MIN, SHARED_PRODUCTS_MIN, run, take,
+};
 use crate::disjoint::Disjoint;
 use crate::dispatch;
 use crate::isa::Isa;
@@ -100,6 +102,7 @@ pub(crate) type TileSums = [[f32; LANES]; HALVES];
 /// A worker's memory.
 pub(super) struct Scratch {
     chunks: Box<[Chunk; HALVES]>,
+    groups: Box<GroupSpace>,
     /// `[columns_max]`
     sums: Box<[TileSums]>,
     /// Rows of a float format, or one row of another.
@@ -112,6 +115,7 @@ impl Scratch {
     pub(super) fn new(limits: super::KernelLimits) -> Scratch {
         Scratch {
             chunks: Box::new([Chunk::ZERO; HALVES]),
+            groups: Box::new(GroupSpace::ZERO),
             sums: vec![[[0.0; LANES]; HALVES]; limits.columns_max].into(),
             floats: vec![0.0; ROWS * limits.cols_max].into(),
             bytes: vec![0; row_bytes_max(limits.cols_max)].into(),
@@ -120,6 +124,7 @@ impl Scratch {
 
     pub(super) fn bytes(limits: super::KernelLimits) -> usize {
         size_of::<[Chunk; HALVES]>()
+            + size_of::<GroupSpace>()
             + limits.columns_max * size_of::<TileSums>()
             + ROWS * limits.cols_max * 4
             + row_bytes_max(limits.cols_max)
@@ -128,6 +133,7 @@ impl Scratch {
     #[cfg(test)]
     pub(super) fn real_bytes(&self) -> usize {
         size_of_val(&*self.chunks)
+            + size_of_val(&*self.groups)
             + size_of_val(&*self.sums)
             + size_of_val(&*self.floats)
             + self.bytes.len()
@@ -335,11 +341,17 @@ fn panel_rows(
     let panel = w.panel(index);
     let run = &w.data[index * panel.len()..end.div_ceil(PANEL_ROWS) * panel.len()];
     let sums = &mut scratch.sums[..x.columns()];
-    if dispatch::takes_few(isa, x.columns(), x.digits()) {
-        let chunk = &mut scratch.chunks[0];
-        dispatch::multiply_few(isa, w.format, w.cols, run, x.tile(0), chunk, sums);
+    if dispatch::takes_few(isa, x.columns() * x.digits()) {
+        dispatch::multiply_few(
+            isa,
+            w.format,
+            run,
+            x,
+            &mut scratch.chunks,
+            &mut scratch.groups,
+            sums,
+        );
     } else {
-        sums.fill([[0.0; LANES]; HALVES]);
         let shape = shape(w.format);
         let chunk_bytes = PANEL_ROWS * w.format.row_bytes(CHUNK_COLS);
         for chunk in 0..w.cols.div_ceil(CHUNK_COLS) {
@@ -349,21 +361,25 @@ fn panel_rows(
             for (half, expanded) in scratch.chunks.iter_mut().enumerate() {
                 dispatch::expand(isa, w.format, w.cols, (panel, half), chunk, expanded);
             }
-            let cols = chunk * CHUNK_COLS..w.cols.min((chunk + 1) * CHUNK_COLS);
             for tile in 0..x.tiles() {
-                let sums = &mut sums[x.tile_columns(tile)];
-                dispatch::multiply(
-                    isa,
-                    shape,
-                    &scratch.chunks,
-                    x.tile(tile),
-                    cols.clone(),
-                    sums,
-                );
+                let (tile, columns) = x.tile(tile, chunk);
+                let sums = &mut sums[columns];
+                let (chunks, groups) = (&scratch.chunks, &mut scratch.groups);
+                dispatch::multiply(isa, shape, chunks, tile, groups, chunk == 0, sums);
             }
         }
     }
     for (column, sums) in sums.iter().enumerate() {
-        store(column, rows.start, &sums.as_flattened()[..rows.len()]);
+        let scale = x.scale(column);
+        let mut products = [0.0; PANEL_ROWS];
+        for (product, sum) in products.iter_mut().zip(sums.as_flattened()) {
+            *product = sum * scale;
+        }
+        // A copy of a known length is a few instructions.
+        if rows.len() == PANEL_ROWS {
+            store(column, rows.start, &products);
+        } else {
+            store(column, rows.start, &products[..rows.len()]);
+        }
     }
 }

@@ -74,6 +74,18 @@ pub(crate) const fn shape(format: Format) -> Shape {
     }
 }
 
+/// The order in which a kernel adds the groups of a chunk that share a scale: block and half of it. Groups of 32 come
+/// one after the other. Of groups of 16, the first halves of four blocks come before their second halves, since formats
+/// with such groups have the codes of four blocks in the same bytes.
+#[inline(always)]
+pub(crate) const fn step<const SIXTEENS: bool>(step: usize) -> (usize, usize) {
+    if SIXTEENS {
+        (step / 8 * 4 + step % 4, step / 4 % 2)
+    } else {
+        (step, 0)
+    }
+}
+
 /// Sixteen lanes of 32 bits, one for each row of half a panel.
 ///
 /// Plain loops over arrays would say the same, but whether they become vectors is then up to the compiler, and it is

@@ -89,7 +89,7 @@ fn product(
     precision: Precision,
 ) -> (Vec<f32>, Activations) {
     let columns = x.len() / w.cols;
-    let mut activations = Activations::new(columns + 1, w.cols + 40);
+    let mut activations = Activations::new(columns + 1, w.cols + 40, Inputs::ALL);
     kernels.load(x, columns, w.cols, precision, &mut activations);
     let mut y = vec![f32::NAN; columns * w.rows];
     kernels.matmul(&w.matrix(), &activations, &mut y);
@@ -347,7 +347,7 @@ fn stale_activations_do_not_leak_into_a_shorter_load() {
         let x = noise(62, 96);
         let precision = Precision::Eight;
         let (fresh, _) = product(&mut kernels, &w, &x, precision);
-        let mut activations = Activations::new(3, 512);
+        let mut activations = Activations::new(3, 512, Inputs::ALL);
         kernels.load(
             &[1e9; 3 * 512],
             3,
@@ -387,7 +387,7 @@ fn embedding_is_a_scaled_row() {
 fn shapes_that_disagree_are_refused() {
     let data = vec![0; Format::F32.row_bytes(8)];
     let mut kernels = kernels(Isa::Portable, 1).unwrap();
-    let mut x = Activations::new(1, 16);
+    let mut x = Activations::new(1, 16, Inputs::ALL);
     kernels.load(&[0.0; 16], 1, 16, Precision::Eight, &mut x);
     kernels.matmul(&Matrix::new(Format::F32, 1, 8, &data), &x, &mut [0.0]);
 }
