@@ -218,15 +218,9 @@ impl<'a, const N: usize> Groups<'a, N> {
         let offset = if shape.mins { 0 } else { shape.offset };
         let mut scaled_sums = tile.scaled_sums;
         if shape.sixteens {
-            let bases = tile.bases.as_chunks::<N>().0;
-            let sums = tile.sums.as_chunks::<N>().0.as_chunks::<2>().0;
-            let begins = space.begins.as_chunks_mut::<N>().0.as_chunks_mut::<2>().0;
-            for ((begins, bases), sums) in begins.iter_mut().zip(bases).zip(sums) {
-                for part in 0..2 {
-                    for n in 0..N {
-                        begins[part][n] = bits(bases[n]) - offset * sums[part][n];
-                    }
-                }
+            let begins = space.begins.iter_mut().zip(tile.half_bases);
+            for ((begin, base), sum) in begins.zip(tile.sums) {
+                *begin = bits(*base) - offset * sum;
             }
             if shape.mins {
                 let scaled = space.scaled_halves.iter_mut().zip(tile.half_bases);
