@@ -3,7 +3,7 @@
 //! Given a limit, the KV pool takes what the other lines leave, up to what all sequences can use. Too little for one
 //! sequence of the whole context is a refusal that names the knobs.
 
-use outstation_kernels::KvFormat;
+use outstation_kernels::{Isa, KvFormat};
 use serde::Serialize;
 
 use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, ServingConfig};
@@ -82,6 +82,17 @@ pub enum BudgetError {
     },
 }
 
+/// What computes.
+#[derive(Debug, Clone, Copy)]
+pub struct Compute {
+    /// Instruction set.
+    pub isa: Isa,
+    /// Kernel threads.
+    pub threads: usize,
+    /// How keys and values are stored.
+    pub kv: KvFormat,
+}
+
 /// Bytes of a model outside of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSizes {
@@ -93,8 +104,7 @@ impl Budget {
     /// Adds up the consumers and sizes the KV pool.
     pub fn plan(
         serving: &ServingConfig,
-        kv: KvFormat,
-        threads: usize,
+        Compute { isa, threads, kv }: Compute,
         model: &Model,
         files: FileSizes,
         limit: ByteSize,
@@ -113,7 +123,7 @@ impl Budget {
             let head_dim = model.dims.head_dim;
             return Err(BudgetError::KvFormat { kv, head_dim });
         }
-        let mut lines = fixed_lines(serving, threads, model, files, context);
+        let mut lines = fixed_lines(serving, (isa, threads), model, files, context);
         let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
         let block_bytes = model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS);
         let (least, most) = (
@@ -172,7 +182,7 @@ fn engine_size(serving: &ServingConfig, kv_blocks: u32, kv: KvFormat) -> EngineS
 /// All lines but the KV pool.
 fn fixed_lines(
     serving: &ServingConfig,
-    threads: usize,
+    (isa, threads): (Isa, usize),
     model: &Model,
     files: FileSizes,
     context: u32,
@@ -200,7 +210,7 @@ fn fixed_lines(
                 "{} columns of intermediate results, {sequences} rows of logits, scratch of {threads} threads",
                 serving.step_tokens_max
             ),
-            CpuEngine::workspace_bytes(model, engine_size(serving, 0, KvFormat::F16), threads),
+            CpuEngine::workspace_bytes(model, isa, engine_size(serving, 0, KvFormat::F16), threads),
         ),
         line(
             "sampler",

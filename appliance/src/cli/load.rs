@@ -11,7 +11,7 @@ use outstation_wire::gguf::Gguf;
 
 use super::exit::{self, Failure};
 use super::progress::Progress;
-use crate::budget::{Budget, FileSizes};
+use crate::budget::{Budget, Compute, FileSizes};
 use crate::config::{ByteSize, Config, ModelConfig};
 use crate::engine::cpu::ModelBytes;
 use crate::io::weights;
@@ -157,8 +157,11 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
     };
     Ok(Budget::plan(
         &config.serving,
-        kv(config.engine.kv.as_deref())?,
-        threads(config.engine.threads),
+        Compute {
+            isa: isa(config.engine.isa.as_deref())?,
+            threads: threads(config.engine.threads),
+            kv: kv(config.engine.kv.as_deref())?,
+        },
         &loaded.model,
         loaded.sizes,
         limit,

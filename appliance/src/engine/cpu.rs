@@ -235,10 +235,18 @@ impl Engine for CpuEngine {
         pass.embed();
         for (index, (layer, cache)) in self.model.layers.iter().zip(&mut self.cache).enumerate() {
             pass.precision = precision(index);
+            pass.load_kv(layer, cache);
+            if index + 1 == self.model.layers.len() {
+                // Nothing reads what the last layer makes of the other columns.
+                pass.keep_asked(plan);
+                if pass.columns == 0 {
+                    return;
+                }
+            }
             pass.attend(layer, cache, tables.blocks);
             pass.feed_forward(layer);
         }
-        pass.head(plan, &mut self.logits);
+        pass.head(&mut self.logits);
     }
 
     fn logits(&mut self, row: usize) -> &mut [f32] {
@@ -268,8 +276,8 @@ impl Pass<'_> {
             .embed(&weight, &self.space.tokens, self.model.embedding_scale, x);
     }
 
-    /// x += post_norm(W_o · attention(rope(qk_norm(W_qkv · norm(x)))))
-    fn attend(&mut self, layer: &Layer, cache: &mut LayerCache, tables: &[u32]) {
+    /// q, k, v = rope(qk_norm(W_qkv · norm(x))); k and v go to the cache.
+    fn load_kv(&mut self, layer: &Layer, cache: &mut LayerCache) {
         let dims = self.model.dims;
         self.norm_into_activations(&layer.attention_norm, self.precision);
         self.project_qkv(layer);
@@ -293,16 +301,40 @@ impl Pass<'_> {
             self.kernels
                 .rope(k, dims.kv_heads, dims.head_dim, rope.style, cos, sin);
         }
-        let LayerCache {
-            k: cache_k,
-            v: cache_v,
-        } = cache;
         let into = KvLayerMut {
-            k: cache_k,
-            v: cache_v,
+            k: &mut cache.k,
+            v: &mut cache.v,
             shape: self.kv,
         };
         self.kernels.store_kv(k, v, &self.space.slots, into);
+    }
+
+    /// Goes on with the columns that ask for logits.
+    fn keep_asked(&mut self, plan: &StepPlan) {
+        let (hidden, q_width) = (self.model.dims.hidden, self.model.dims.q_width());
+        let space = &mut *self.space;
+        let asked = plan.columns().iter().enumerate();
+        let asked = asked.filter(|(_, column)| column.logits);
+        self.columns = 0;
+        for (from, _) in asked {
+            let to = self.columns;
+            space
+                .x
+                .copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+            space
+                .q
+                .copy_within(from * q_width..(from + 1) * q_width, to * q_width);
+            space.queries[to] = space.queries[from];
+            self.columns += 1;
+        }
+        space.queries.truncate(self.columns);
+    }
+
+    /// x += post_norm(W_o · attention(q, k, v))
+    fn attend(&mut self, layer: &Layer, cache: &LayerCache, tables: &[u32]) {
+        let dims = self.model.dims;
+        let columns = self.columns;
+        let q = &self.space.q[..columns * dims.q_width()];
         let shape = AttentionShape {
             heads: dims.heads,
             kv_heads: dims.kv_heads,
@@ -311,8 +343,8 @@ impl Pass<'_> {
             window: layer.window,
         };
         let kv = KvLayer {
-            k: cache_k,
-            v: cache_v,
+            k: &cache.k,
+            v: &cache.v,
             shape: self.kv,
         };
         let attended = &mut self.space.attended[..columns * dims.q_width()];
@@ -339,10 +371,12 @@ impl Pass<'_> {
         let gate_up = match &layer.gate_up {
             GateUpWeights::Split { gate, up } => {
                 let (gate, up) = (matrix(self.weights, gate), matrix(self.weights, up));
-                self.kernels
-                    .matmul(&gate, &space.activations, &mut space.gate[..columns * ffn]);
-                self.kernels
-                    .matmul(&up, &space.activations, &mut space.up[..columns * ffn]);
+                let (y_gate, y_up) = (&mut space.gate[..], &mut space.up[..]);
+                let products = [
+                    (&gate, &mut y_gate[..columns * ffn]),
+                    (&up, &mut y_up[..columns * ffn]),
+                ];
+                self.kernels.matmuls(products, &space.activations);
                 GateUp::Split {
                     gate: &space.gate[..columns * ffn],
                     up: &space.up[..columns * ffn],
@@ -366,27 +400,11 @@ impl Pass<'_> {
         self.project_back(&layer.down, layer.ffn_post_norm.as_deref());
     }
 
-    /// Logits of the columns that asked.
-    fn head(&mut self, plan: &StepPlan, logits: &mut [f32]) {
-        let hidden = self.model.dims.hidden;
-        let rows = plan.logits_rows();
-        if rows == 0 {
-            return;
-        }
-        let asked = plan
-            .columns()
-            .iter()
-            .enumerate()
-            .filter(|(_, column)| column.logits);
-        for (row, (column, _)) in asked.enumerate() {
-            self.space
-                .x
-                .copy_within(column * hidden..(column + 1) * hidden, row * hidden);
-        }
-        self.columns = rows;
+    /// Logits of the columns that are left.
+    fn head(&mut self, logits: &mut [f32]) {
         self.norm_into_activations(&self.model.output_norm, Precision::Eight);
         let weight = matrix(self.weights, &self.model.output);
-        let logits = &mut logits[..rows * weight.rows];
+        let logits = &mut logits[..self.columns * weight.rows];
         self.kernels
             .matmul(&weight, &self.space.activations, logits);
     }
@@ -415,12 +433,9 @@ impl Pass<'_> {
                 k: w_k,
                 v: w_v,
             } => {
-                self.kernels
-                    .matmul(&matrix(self.weights, w_q), &space.activations, q);
-                self.kernels
-                    .matmul(&matrix(self.weights, w_k), &space.activations, k);
-                self.kernels
-                    .matmul(&matrix(self.weights, w_v), &space.activations, v);
+                let [w_q, w_k, w_v] = [w_q, w_k, w_v].map(|w| matrix(self.weights, w));
+                let products = [(&w_q, &mut *q), (&w_k, &mut *k), (&w_v, &mut *v)];
+                self.kernels.matmuls(products, &space.activations);
             }
             Qkv::Fused(both) => {
                 let width = q_width + 2 * kv_width;

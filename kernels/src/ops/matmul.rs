@@ -170,6 +170,47 @@ pub fn pack(team: &mut Team, format: Format, rows: &[u8], cols: usize, out: &mut
     });
 }
 
+/// Rows that are computed together.
+fn step(isa: Isa, format: Format) -> usize {
+    if format.is_float() || isa == Isa::Portable {
+        ROWS
+    } else {
+        PANEL_ROWS
+    }
+}
+
+/// One matrix of a job, whose steps follow those of the matrices before it.
+struct Product<'a> {
+    w: &'a Matrix<'a>,
+    y: Disjoint<'a, f32>,
+    first_step: usize,
+    /// Rows of a step.
+    step: usize,
+}
+
+impl Product<'_> {
+    /// Computes those of the job's steps that are this matrix's. Each step is computed by one worker.
+    fn compute(&self, isa: Isa, steps: Range<usize>, x: &Activations, scratch: &mut Scratch) {
+        let (w, step) = (self.w, self.step);
+        let store = |column: usize, row: usize, values: &[f32]| {
+            let at = column * w.rows + row;
+            // SAFETY: each step of rows is computed by one worker.
+            unsafe { self.y.slice(at..at + values.len()) }.copy_from_slice(values);
+        };
+        let first = steps.start.max(self.first_step) - self.first_step;
+        let end = steps.end.saturating_sub(self.first_step) * step;
+        let end = w.rows.min(end);
+        for start in (first * step..end).step_by(step) {
+            let rows = start..(start + step).min(end);
+            match isa {
+                _ if step == PANEL_ROWS => panel_rows(isa, w, (rows, end), x, scratch, store),
+                Isa::Portable => portable_rows(w, rows, x, scratch, store),
+                _ => float_rows(isa, w, rows, x, scratch, store),
+            }
+        }
+    }
+}
+
 impl Kernels {
     /// `y[c, r] = Σ_k w[r, k] · x[c, k]`.
     ///
@@ -178,52 +219,57 @@ impl Kernels {
     ///
     /// **Shapes** `y`: `[columns, w.rows]`.
     pub fn matmul(&mut self, w: &Matrix<'_>, x: &Activations, y: &mut [f32]) {
-        assert!(
-            w.cols <= self.limits.cols_max,
-            "scratch holds a row of {}",
-            w.cols
-        );
+        self.matmuls([(w, y)], x);
+    }
+
+    /// [`Kernels::matmul`] of several matrices with the same input, as one job: the threads meet once.
+    pub fn matmuls<const K: usize>(
+        &mut self,
+        products: [(&Matrix<'_>, &mut [f32]); K],
+        x: &Activations,
+    ) {
         assert!(
             x.columns() <= self.limits.columns_max,
             "scratch holds {} columns",
             x.columns()
         );
-        assert_eq!(w.cols, x.cols(), "inner dimensions agree");
-        assert_eq!(y.len(), x.columns() * w.rows);
         let isa = self.isa;
-        let in_panels = !w.format.is_float() && isa != Isa::Portable;
-        let step = if in_panels { PANEL_ROWS } else { ROWS };
-        let steps = w.rows.div_ceil(step);
-        let y = Disjoint::new(y);
+        let mut steps = 0;
+        let products = products.map(|(w, y)| {
+            assert!(
+                w.cols <= self.limits.cols_max,
+                "scratch holds a row of {}",
+                w.cols
+            );
+            assert_eq!(w.cols, x.cols(), "inner dimensions agree");
+            assert_eq!(y.len(), x.columns() * w.rows);
+            let product = Product {
+                w,
+                y: Disjoint::new(y),
+                first_step: steps,
+                step: step(isa, w.format),
+            };
+            steps += w.rows.div_ceil(product.step);
+            product
+        });
+        let rows: usize = products.iter().map(|product| product.w.rows).sum();
         let scratch = Disjoint::new(&mut self.scratch);
         let taken = &self.taken;
         taken.store(0, Ordering::Relaxed);
         run(
             &mut self.team,
-            x.columns() * w.rows * w.cols,
+            x.columns() * rows * x.cols(),
             SHARED_PRODUCTS_MIN,
             &|worker| {
                 // SAFETY: no two workers share an index.
                 let scratch = &mut unsafe { scratch.slice(worker.index..worker.index + 1) }[0];
-                let store = |column: usize, row: usize, values: &[f32]| {
-                    let at = column * w.rows + row;
-                    // SAFETY: each step of rows is computed by one worker.
-                    unsafe { y.slice(at..at + values.len()) }.copy_from_slice(values);
-                };
                 let mut compute = |steps: Range<usize>| {
-                    let end = w.rows.min(steps.end * step);
-                    for start in (steps.start * step..end).step_by(step) {
-                        let rows = start..(start + step).min(end);
-                        match isa {
-                            _ if in_panels => panel_rows(isa, w, (rows, end), x, scratch, store),
-                            Isa::Portable => portable_rows(w, rows, x, scratch, store),
-                            _ => float_rows(isa, w, rows, x, scratch, store),
-                        }
+                    for product in &products {
+                        product.compute(isa, steps.clone(), x, scratch);
                     }
                 };
-                // Most of the rows are shared out beforehand, so that each worker reads memory straight on; the
-                // rest, one
-                // step at a time, evens out their speeds.
+                // Most of the rows are shared out beforehand, so that each worker reads memory straight on; the rest,
+                // one step at a time, evens out their speeds.
                 let shared = steps - steps / SPARE_SHARE;
                 compute(worker.share(shared, 1));
                 while let Some(index) = take(taken, steps - shared) {
