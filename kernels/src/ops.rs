@@ -112,6 +112,20 @@ impl Kernels {
     }
 }
 
+/// Writes to every page of zeroed memory, all threads at once, so that the system backs it.
+pub fn touch(team: &mut Team, memory: &mut [u8]) {
+    /// The smallest page of any system.
+    const PAGE: usize = 4096;
+    let len = memory.len();
+    let memory = Disjoint::new(memory);
+    team.run(&|worker| {
+        // SAFETY: shares are disjoint.
+        for page in unsafe { memory.slice(worker.share(len, PAGE)) }.chunks_mut(PAGE) {
+            page[0] = std::hint::black_box(0);
+        }
+    });
+}
+
 /// Element operations below which the caller works alone: starting the others costs about as much as this many.
 const SHARED_ELEMENTS_MIN: usize = 16 * 1024;
 

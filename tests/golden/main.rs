@@ -57,7 +57,8 @@ impl Golden {
         let mut team = Team::new(threads, Pin::Free);
         let mut weights = vec![0; model.packed_bytes];
         cpu::pack(&model, &bytes, &mut team, &mut weights, |_| ());
-        CpuEngine::new(model, Box::new(weights), isa, team, size)
+        let cache = vec![0_u8; CpuEngine::cache_bytes(&model, size)];
+        CpuEngine::new(model, Box::new(weights), Box::new(cache), isa, team, size)
     }
 
     /// Logits of every prompt token, run in chunks.

@@ -102,9 +102,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     };
     let weights_bytes = model.bytes_read_per_step();
     let kv_bytes_per_position = model.kv_bytes_per_position(kv);
-    let (weights, team) = load::weights(&model, &bytes, threads)?;
-    drop(bytes);
-    let mut engine = CpuEngine::new(model, weights, isa, team, size);
+    let mut engine = load::engine(model, bytes, (isa, threads), size)?;
     if args.depth > 0 {
         engine.fill_kv(args.seed);
     }

@@ -13,7 +13,7 @@ use super::exit::{self, Failure};
 use super::progress::Progress;
 use crate::budget::{Budget, Compute, FileSizes};
 use crate::config::{ByteSize, Config, ModelConfig};
-use crate::engine::cpu::ModelBytes;
+use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::io::weights;
 use crate::limits::TOKENIZER_JSON_BYTES_MAX;
 use crate::model::Model;
@@ -238,18 +238,24 @@ pub(super) fn threads(configured: Option<u16>) -> usize {
     configured.map_or(cores.min(crate::limits::THREADS_MAX as usize), usize::from)
 }
 
-/// The weights of a loaded model as the engine wants them, and the team of its kernels.
-pub(super) fn weights(
-    model: &Model,
-    file: &ModelBytes,
-    threads: usize,
-) -> Result<(ModelBytes, Team), Failure> {
+/// The engine of a loaded model, whose file is let go.
+pub(super) fn engine(
+    model: Model,
+    file: ModelBytes,
+    (isa, threads): (Isa, usize),
+    size: EngineSize,
+) -> Result<CpuEngine, Failure> {
     let mut team = Team::new(threads, Pin::Free);
     let total = model.packed_bytes as u64;
     let mut progress = Progress::new("weights", total);
-    let packed = weights::pack(model, (**file).as_ref(), &mut team, |done| {
+    let failed = |what: &str, bytes: u64| format!("cannot take {} for {what}", ByteSize(bytes));
+    let weights = weights::pack(&model, (*file).as_ref(), &mut team, |done| {
         progress.set(done, total);
     })
-    .map_err(|e| Failure::io(format!("cannot take {} for weights", ByteSize(total)), e))?;
-    Ok((packed, team))
+    .map_err(|e| Failure::io(failed("weights", total), e))?;
+    drop(file);
+    let bytes = CpuEngine::cache_bytes(&model, size);
+    let cache = weights::cache(bytes, &mut team)
+        .map_err(|e| Failure::io(failed("the KV cache", bytes as u64), e))?;
+    Ok(CpuEngine::new(model, weights, cache, isa, team, size))
 }

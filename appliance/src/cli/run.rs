@@ -90,9 +90,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         kv: KvFormat::F16,
     };
     let isa = load::isa(args.isa.as_deref())?;
-    let (weights, team) = load::weights(&model, &bytes, load::threads(args.threads))?;
-    drop(bytes);
-    let mut engine = CpuEngine::new(model, weights, isa, team, size);
+    let mut engine = load::engine(model, bytes, (isa, load::threads(args.threads)), size)?;
     if let Some(path) = &args.logits {
         write_logits(&mut engine, &submission.prompt, path)
             .map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))?;

@@ -15,7 +15,6 @@ use super::load::{self, Loaded};
 use super::settings;
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::engine::cpu::CpuEngine;
 use crate::io::engine_thread::{self, RingSizes};
 use crate::io::gateway::{self, Gateway, ServedModel, TextModel};
 use crate::io::tls::{self, Identity};
@@ -146,9 +145,8 @@ fn start_engine(
     };
     let isa = load::isa(config.engine.isa.as_deref())?;
     let threads = load::threads(config.engine.threads);
-    let (weights, team) = load::weights(&model, &bytes, threads)?;
-    drop(bytes);
-    let engine = CpuEngine::new(model, weights, isa, team, budget.engine_size(serving));
+    let size = budget.engine_size(serving);
+    let engine = load::engine(model, bytes, (isa, threads), size)?;
     let scheduler = SchedulerLimits {
         sequences_max: serving.sequences_max,
         queue_requests_max: serving.queue_requests_max,

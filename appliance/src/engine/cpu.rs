@@ -1,6 +1,6 @@
 //! The engine on the CPU: walks the model's description with `outstation-kernels`.
 //!
-//! All memory is taken in `new`: the KV cache, one buffer for each intermediate result, sized for the widest step.
+//! All memory is taken before the first step: weights and KV cache by the caller, and in `new` one buffer for each intermediate result, sized for the widest step.
 
 use outstation_kernels::isa::Isa;
 use outstation_kernels::ops::{
@@ -16,6 +16,9 @@ use crate::model::{Activation, GateUpWeights, Layer, Model, Qkv, Weight};
 
 /// Bytes of a model file, or of its weights packed: a map, or a buffer.
 pub type ModelBytes = Box<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Memory of a KV cache: a map, or a buffer.
+pub type CacheBytes = Box<dyn AsMut<[u8]> + Send + Sync>;
 
 /// Packs the weights of a file for the engine: [`Model::packed_bytes`] of them. `done` hears of each.
 pub fn pack(
@@ -52,15 +55,28 @@ pub struct CpuEngine {
     model: Model,
     weights: ModelBytes,
     kernels: Kernels,
-    cache: Box<[LayerCache]>,
+    /// `[layer][keys, values][block][head]` planes.
+    cache: CacheBytes,
     kv: KvFormat,
     space: Space,
     logits: Box<[f32]>,
 }
 
-struct LayerCache {
-    k: Box<[u8]>,
-    v: Box<[u8]>,
+/// Keys and values of one layer.
+struct LayerCache<'a> {
+    k: &'a mut [u8],
+    v: &'a mut [u8],
+}
+
+impl LayerCache<'_> {
+    /// Cuts the cache into its layers.
+    fn of(cache: &mut [u8], layers: usize) -> impl Iterator<Item = LayerCache<'_>> {
+        let bytes = cache.len() / layers;
+        cache.chunks_exact_mut(bytes).map(move |layer| {
+            let (k, v) = layer.split_at_mut(bytes / 2);
+            LayerCache { k, v }
+        })
+    }
 }
 
 /// Intermediate results of one step, `[columns_max, width]` each.
@@ -95,22 +111,24 @@ struct Rotation {
 }
 
 impl CpuEngine {
-    /// Takes all memory. `weights` are those of `model`, as [`pack`] made them.
-    pub fn new(model: Model, weights: ModelBytes, isa: Isa, team: Team, size: EngineSize) -> Self {
+    /// Takes all other memory. `weights` are those of `model`, as [`pack`] made them; `cache`: [`CpuEngine::cache_bytes`].
+    pub fn new(
+        model: Model,
+        weights: ModelBytes,
+        mut cache: CacheBytes,
+        isa: Isa,
+        team: Team,
+        size: EngineSize,
+    ) -> Self {
         assert_eq!((*weights).as_ref().len(), model.packed_bytes);
+        assert_eq!(
+            (*cache).as_mut().len(),
+            CpuEngine::cache_bytes(&model, size)
+        );
         let kernels = Kernels::new(isa, team, kernel_limits(&model, size));
         assert!(size.kv.fits(model.dims.head_dim), "checked with the budget");
-        let plane = kv_shape(&model, size.kv).plane_bytes();
-        let cached = size.kv_blocks as usize * model.dims.kv_heads * plane;
         Self {
-            cache: model
-                .layers
-                .iter()
-                .map(|_| LayerCache {
-                    k: zeros(cached),
-                    v: zeros(cached),
-                })
-                .collect(),
+            cache,
             kv: size.kv,
             space: Space::new(&model, isa, size.columns_max),
             logits: floats(size.logits_rows_max, model.dims.vocabulary as usize),
@@ -118,6 +136,12 @@ impl CpuEngine {
             weights,
             kernels,
         }
+    }
+
+    /// Bytes of the KV cache.
+    pub fn cache_bytes(model: &Model, size: EngineSize) -> usize {
+        let plane = kv_shape(model, size.kv).plane_bytes();
+        model.layers.len() * 2 * size.kv_blocks as usize * model.dims.kv_heads * plane
     }
 
     /// Bytes of the step's workspaces, as `new` takes them; the KV cache has its own line in the budget.
@@ -147,14 +171,16 @@ impl CpuEngine {
         };
         let k: Vec<f32> = (0..positions * width).map(&mut noise).collect();
         let v: Vec<f32> = (k.len()..2 * k.len()).map(&mut noise).collect();
-        let blocks = self.cache[0].k.len() / (shape.plane_bytes() * shape.kv_heads);
-        for cache in &mut self.cache {
+        let layers = self.model.layers.len();
+        let cache = (*self.cache).as_mut();
+        let blocks = cache.len() / (2 * layers * shape.plane_bytes() * shape.kv_heads);
+        for cache in LayerCache::of(cache, layers) {
             for block in 0..u32::try_from(blocks).expect("as many as the pool was asked for") {
                 let slot = |offset| KvSlot { block, offset };
                 let slots: Vec<KvSlot> = (0..KV_BLOCK_POSITIONS).map(slot).collect();
                 let into = KvLayerMut {
-                    k: &mut cache.k,
-                    v: &mut cache.v,
+                    k: cache.k,
+                    v: cache.v,
                     shape,
                 };
                 self.kernels.store_kv(&k, &v, &slots, into);
@@ -233,17 +259,19 @@ impl Engine for CpuEngine {
             kv: kv_shape(&self.model, self.kv),
         };
         pass.embed();
-        for (index, (layer, cache)) in self.model.layers.iter().zip(&mut self.cache).enumerate() {
+        let layers = &self.model.layers;
+        let caches = LayerCache::of((*self.cache).as_mut(), layers.len());
+        for (index, (layer, mut cache)) in layers.iter().zip(caches).enumerate() {
             pass.precision = precision(index);
-            pass.load_kv(layer, cache);
-            if index + 1 == self.model.layers.len() {
+            pass.load_kv(layer, &mut cache);
+            if index + 1 == layers.len() {
                 // Nothing reads what the last layer makes of the other columns.
                 pass.keep_asked(plan);
                 if pass.columns == 0 {
                     return;
                 }
             }
-            pass.attend(layer, cache, tables.blocks);
+            pass.attend(layer, &cache, tables.blocks);
             pass.feed_forward(layer);
         }
         pass.head(&mut self.logits);
@@ -277,7 +305,7 @@ impl Pass<'_> {
     }
 
     /// q, k, v = rope(qk_norm(W_qkv · norm(x))); k and v go to the cache.
-    fn load_kv(&mut self, layer: &Layer, cache: &mut LayerCache) {
+    fn load_kv(&mut self, layer: &Layer, cache: &mut LayerCache<'_>) {
         let dims = self.model.dims;
         self.norm_into_activations(&layer.attention_norm, self.precision);
         self.project_qkv(layer);
@@ -302,8 +330,8 @@ impl Pass<'_> {
                 .rope(k, dims.kv_heads, dims.head_dim, rope.style, cos, sin);
         }
         let into = KvLayerMut {
-            k: &mut cache.k,
-            v: &mut cache.v,
+            k: cache.k,
+            v: cache.v,
             shape: self.kv,
         };
         self.kernels.store_kv(k, v, &self.space.slots, into);
@@ -331,7 +359,7 @@ impl Pass<'_> {
     }
 
     /// x += post_norm(W_o · attention(q, k, v))
-    fn attend(&mut self, layer: &Layer, cache: &LayerCache, tables: &[u32]) {
+    fn attend(&mut self, layer: &Layer, cache: &LayerCache<'_>, tables: &[u32]) {
         let dims = self.model.dims;
         let columns = self.columns;
         let q = &self.space.q[..columns * dims.q_width()];
@@ -343,8 +371,8 @@ impl Pass<'_> {
             window: layer.window,
         };
         let kv = KvLayer {
-            k: &cache.k,
-            v: &cache.v,
+            k: cache.k,
+            v: cache.v,
             shape: self.kv,
         };
         let attended = &mut self.space.attended[..columns * dims.q_width()];
@@ -586,13 +614,6 @@ impl Space {
             queries: Vec::with_capacity(columns_max),
         }
     }
-}
-
-/// Zeros whose pages are really there: fresh memory may be one shared page until it is written.
-fn zeros(len: usize) -> Box<[u8]> {
-    let mut values = vec![0; len].into_boxed_slice();
-    std::hint::black_box(&mut values).fill(0);
-    values
 }
 
 fn floats(rows: usize, width: usize) -> Box<[f32]> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use memmap2::{Advice, Mmap, MmapMut};
 use outstation_kernels::team::Team;
 
-use crate::engine::cpu::{self, ModelBytes};
+use crate::engine::cpu::{self, CacheBytes, ModelBytes};
 use crate::model::Model;
 
 /// Why a model file cannot be read.
@@ -39,15 +39,28 @@ pub fn pack(
     team: &mut Team,
     mut done: impl FnMut(u64),
 ) -> std::io::Result<ModelBytes> {
-    let mut memory = MmapMut::map_anon(model.packed_bytes)?;
-    // A hint: without huge pages everything works.
-    let _ = memory.advise(Advice::HugePage);
+    let mut memory = huge_pages(model.packed_bytes)?;
     let mut bytes = 0;
     cpu::pack(model, file, team, &mut memory, |weight| {
         bytes += weight.packed.len() as u64;
         done(bytes);
     });
     Ok(Box::new(memory.make_read_only()?))
+}
+
+/// Zeroed memory for a KV cache, in huge pages where the system grants them, all of it really there: what does not fit is
+/// found out now, and no step waits for the system to clear a page.
+pub fn cache(bytes: usize, team: &mut Team) -> std::io::Result<CacheBytes> {
+    let mut memory = huge_pages(bytes)?;
+    outstation_kernels::ops::touch(team, &mut memory);
+    Ok(Box::new(memory))
+}
+
+fn huge_pages(bytes: usize) -> std::io::Result<MmapMut> {
+    let memory = MmapMut::map_anon(bytes)?;
+    // A hint: without huge pages everything works.
+    let _ = memory.advise(Advice::HugePage);
+    Ok(memory)
 }
 
 /// Maps a file read-only. Pages come in as they are touched and can be given back, so the map costs no memory of its
