@@ -11,20 +11,22 @@ mod attention;
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_broadcast_i32x4, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32,
-    _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
-    _mm512_slli_epi32, _mm512_sllv_epi32, _mm512_srav_epi32, _mm512_srlv_epi32, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_sub_ps, _mm512_xor_si512,
+    __m512, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256, _mm512_abs_ps,
+    _mm512_add_epi32, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_castsi512_ps,
+    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+    _mm512_cvtps_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_max_ps, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512,
+    _mm512_reduce_add_epi32, _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi32,
+    _mm512_sllv_epi32, _mm512_srav_epi32, _mm512_srlv_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_sub_ps, _mm512_xor_si512,
 };
 use std::marker::PhantomData;
 
 use crate::avx2;
 use crate::ops::{
     Activations, CHUNKS_AHEAD, ColumnMut, ColumnScale, GroupSpace, Groups, Precision, SCALE_GROUP,
-    Tile, TileSums, unit_of,
+    Tile, TileSums, base_of, unit_of,
 };
 use crate::panel::chunk::{self, CHUNK_COLS, Chunk, Codes, Lanes, Place, Shape, with_codes};
 use crate::panel::{HALVES, LANES, PANEL_ROWS, panel_bytes};
@@ -99,10 +101,41 @@ pub(crate) fn column_scale(x: &[f32], precision: Precision) -> ColumnScale {
     ColumnScale::of(x, precision)
 }
 
-/// See `ops::quantize`.
+/// See `ops::quantize`, whose bits these are.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) fn quantize(x: &[f32], rounding: &ColumnScale, column: ColumnMut<'_>) {
-    crate::ops::quantize(x, rounding, column);
+    let (groups, rest) = x.as_chunks::<SCALE_GROUP>();
+    if column.precision != Precision::Eight || !rest.is_empty() || !rounding.rounds() {
+        return crate::ops::quantize(x, rounding, column);
+    }
+    let stride = column.stride;
+    for (group, x) in groups.iter().enumerate() {
+        let [a, b] = x.as_chunks::<LANES>().0 else {
+            unreachable!("two vectors are a group")
+        };
+        let (a, b) = (load_ps(a), load_ps(b));
+        let magnitude = _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b));
+        let largest = _mm512_reduce_max_ps(magnitude);
+        let (inverse, unit) = rounding.group(largest.to_bits());
+        let inverse = _mm512_set1_ps(inverse);
+        let a = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
+        let b = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
+        let sums = [_mm512_reduce_add_epi32(a), _mm512_reduce_add_epi32(b)];
+        let base = base_of(unit);
+        column.bases[group * stride] = base;
+        column.scaled_sums[group * stride] = (sums[0] + sums[1]) as f32 * unit;
+        column.pair_sums[group * stride] = sums[0] + sums[1];
+        for (half, (sum, codes)) in sums.into_iter().zip([a, b]).enumerate() {
+            column.half_bases[(group * 2 + half) * stride] = base;
+            column.sums[(group * 2 + half) * stride] = sum;
+            let mut words = [0_i32; 4];
+            // SAFETY: 16 writable bytes.
+            unsafe { _mm_storeu_si128(words.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(codes)) };
+            for (i, word) in words.into_iter().enumerate() {
+                column.codes[((group * 2 + half) * 4 + i) * stride] = word;
+            }
+        }
+    }
 }
 
 /// Where [`dot`] takes half a panel's codes of one chunk from.
@@ -199,7 +232,7 @@ pub(crate) fn multiply(
         ($sixteens:literal, $mins:literal) => {{
             let halves = [&chunks[0], &chunks[1]];
             let halves = halves.map(|chunk| Expanded::<$sixteens, $mins>(chunk, shape));
-            by_width(&halves, tile, space, fresh, sums)
+            by_width(&halves, tile, space, &[], fresh, sums)
         }};
     }
     match (shape.sixteens, shape.mins) {
@@ -247,7 +280,7 @@ fn panel_few<C: Codes>(
     let chunk_bytes = PANEL_ROWS * C::FORMAT.row_bytes(CHUNK_COLS);
     for index in 0..cols.div_ceil(CHUNK_COLS) {
         let ahead = ((index + CHUNKS_AHEAD) * chunk_bytes).min(run.len());
-        avx2::prefetch(&run[ahead..(ahead + chunk_bytes).min(run.len())]);
+        let mut ahead = &run[ahead..(ahead + chunk_bytes).min(run.len())];
         let blocks = (cols - index * CHUNK_COLS).min(CHUNK_COLS) / SCALE_GROUP;
         let places = [0, 1].map(|half| chunk::place(C::FORMAT, cols, (panel, half), index));
         for (place, scratch) in places.iter().zip(&mut *scratch) {
@@ -261,7 +294,15 @@ fn panel_few<C: Codes>(
         ];
         for tile in 0..x.tiles() {
             let (tile, columns) = x.tile(tile, index);
-            by_width(&halves, tile, space, index == 0, &mut sums[columns]);
+            let sums = &mut sums[columns];
+            by_width(
+                &halves,
+                tile,
+                space,
+                std::mem::take(&mut ahead),
+                index == 0,
+                sums,
+            );
         }
     }
 }
@@ -272,22 +313,23 @@ fn by_width<S: Source>(
     halves: &[S; HALVES],
     tile: Tile<'_>,
     space: &mut GroupSpace,
+    ahead: &[u8],
     fresh: bool,
     sums: &mut [TileSums],
 ) {
     match (tile.digits, tile.width) {
-        (1, 1) => dot::<S, 1, 1, 1>(halves, tile, space, fresh, sums),
-        (1, 2) => dot::<S, 2, 1, 2>(halves, tile, space, fresh, sums),
-        (1, 3) => dot::<S, 3, 1, 3>(halves, tile, space, fresh, sums),
-        (1, 4) => dot::<S, 4, 1, 4>(halves, tile, space, fresh, sums),
-        (1, 5) => dot::<S, 5, 1, 5>(halves, tile, space, fresh, sums),
-        (1, 6) => dot::<S, 6, 1, 6>(halves, tile, space, fresh, sums),
-        (1, 7) => dot::<S, 7, 1, 7>(halves, tile, space, fresh, sums),
-        (1, 8) => dot::<S, 8, 1, 8>(halves, tile, space, fresh, sums),
-        (2, 1) => dot::<S, 1, 2, 2>(halves, tile, space, fresh, sums),
-        (2, 2) => dot::<S, 2, 2, 4>(halves, tile, space, fresh, sums),
-        (2, 3) => dot::<S, 3, 2, 6>(halves, tile, space, fresh, sums),
-        (2, 4) => dot::<S, 4, 2, 8>(halves, tile, space, fresh, sums),
+        (1, 1) => dot::<S, 1, 1, 1>(halves, tile, space, ahead, fresh, sums),
+        (1, 2) => dot::<S, 2, 1, 2>(halves, tile, space, ahead, fresh, sums),
+        (1, 3) => dot::<S, 3, 1, 3>(halves, tile, space, ahead, fresh, sums),
+        (1, 4) => dot::<S, 4, 1, 4>(halves, tile, space, ahead, fresh, sums),
+        (1, 5) => dot::<S, 5, 1, 5>(halves, tile, space, ahead, fresh, sums),
+        (1, 6) => dot::<S, 6, 1, 6>(halves, tile, space, ahead, fresh, sums),
+        (1, 7) => dot::<S, 7, 1, 7>(halves, tile, space, ahead, fresh, sums),
+        (1, 8) => dot::<S, 8, 1, 8>(halves, tile, space, ahead, fresh, sums),
+        (2, 1) => dot::<S, 1, 2, 2>(halves, tile, space, ahead, fresh, sums),
+        (2, 2) => dot::<S, 2, 2, 4>(halves, tile, space, ahead, fresh, sums),
+        (2, 3) => dot::<S, 3, 2, 6>(halves, tile, space, ahead, fresh, sums),
+        (2, 4) => dot::<S, 4, 2, 8>(halves, tile, space, ahead, fresh, sums),
         (digits, width) => unreachable!("no tile has {width} columns of {digits} digits"),
     }
 }
@@ -319,6 +361,7 @@ fn dot<S: Source, const N: usize, const D: usize, const M: usize>(
     halves: &[S; HALVES],
     tile: Tile<'_>,
     space: &mut GroupSpace,
+    ahead: &[u8],
     fresh: bool,
     sums: &mut [TileSums],
 ) {
@@ -329,6 +372,9 @@ fn dot<S: Source, const N: usize, const D: usize, const M: usize>(
     let codes = &tile.codes.as_chunks::<M>().0.as_chunks::<8>().0[..tile.blocks];
     let groups = Groups::<N>::of::<D>(&tile, halves[0].shape(), space);
     let sums: &mut [TileSums; N] = sums.try_into().expect("sums for each column of the tile");
+    // What is asked for ahead is spread over the work: a core has few requests under way, and waits with one more.
+    let sets = HALVES * tile.blocks / S::SET;
+    let mut ahead = ahead.chunks((ahead.len() / sets).next_multiple_of(64).max(64));
     for (half, source) in halves.iter().enumerate() {
         let numbers = source.numbers();
         let mut totals = [_mm512_setzero_ps(); N];
@@ -336,6 +382,7 @@ fn dot<S: Source, const N: usize, const D: usize, const M: usize>(
             unrolled!(n < N, 8, { totals[n] = load_ps(&sums[n][half]) });
         }
         for set in 0..tile.blocks / S::SET {
+            avx2::prefetch(ahead.next().unwrap_or(&[]));
             for part in 0..parts {
                 unrolled!(pass < S::SET / together, 2, {
                     let first = set * S::SET + pass * together;

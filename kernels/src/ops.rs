@@ -22,7 +22,7 @@ use crate::team::{Team, Worker};
 
 pub use activations::{Activations, Inputs, Precision};
 pub(crate) use activations::{
-    ColumnMut, ColumnScale, GroupSpace, Groups, SCALE_GROUP, Tile, quantize, unit_of,
+    ColumnMut, ColumnScale, GroupSpace, Groups, SCALE_GROUP, Tile, base_of, quantize, unit_of,
 };
 pub use attention::{AttentionShape, Query};
 pub use kv::{KV_SCALE_GROUP, KvFormat, KvLayer, KvLayerMut, KvShape, KvSlot, UnknownKvFormat};

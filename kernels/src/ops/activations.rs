@@ -267,6 +267,12 @@ pub(crate) fn unit_of(base: f32) -> f32 {
     f32::from_bits(base.to_bits() - BASE_BITS)
 }
 
+/// The base of a power of two.
+#[inline(always)]
+pub(crate) fn base_of(unit: f32) -> f32 {
+    f32::from_bits(unit.to_bits() + BASE_BITS)
+}
+
 /// How a column is rounded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ColumnScale {
@@ -307,11 +313,20 @@ impl ColumnScale {
         }
     }
 
-    /// The largest `e` for which `2⁻ᵉ` times the column's largest magnitude is no less than the group's: magnitudes
-    /// compare as integers, and a difference of 2²³ is a factor of two.
+    /// Whether any value becomes a code other than zero.
     #[inline(always)]
-    fn exponent(&self, group_largest: u32) -> u32 {
-        ((self.largest - group_largest) >> 23).min(self.exponent_max)
+    pub(crate) fn rounds(&self) -> bool {
+        self.inverse > 0.0
+    }
+
+    /// What a group's values are multiplied with to become codes, and its unit 2⁻ᵉ, given the bits of its largest
+    /// magnitude: `e` is the largest for which 2⁻ᵉ times the column's largest magnitude is no less. Magnitudes compare
+    /// as integers, and a difference of 2²³ is a factor of two.
+    #[inline(always)]
+    pub(crate) fn group(&self, largest: u32) -> (f32, f32) {
+        let exponent = ((self.largest - largest) >> 23).min(self.exponent_max);
+        let inverse = self.inverse * f32::from_bits((127 + exponent) << 23);
+        (inverse, f32::from_bits((127 - exponent) << 23))
     }
 }
 
@@ -540,22 +555,20 @@ pub(crate) fn quantize(x: &[f32], rounding: &ColumnScale, column: ColumnMut<'_>)
     for group in 0..x.len().div_ceil(SCALE_GROUP) {
         let x = &x[group * SCALE_GROUP..];
         let mut values = [0.0; SCALE_GROUP];
-        if rounding.inverse > 0.0 {
+        if rounding.rounds() {
             match x.first_chunk::<SCALE_GROUP>() {
                 Some(x) => values = *x,
                 None => values[..x.len()].copy_from_slice(x),
             }
         }
-        let exponent = rounding.exponent(largest_bits(&values));
-        let unit = f32::from_bits((127 - exponent) << 23);
-        let inverse = rounding.inverse * f32::from_bits((127 + exponent) << 23);
+        let (inverse, unit) = rounding.group(largest_bits(&values));
         let mut q = [0_i32; SCALE_GROUP];
         for (q, x) in q.iter_mut().zip(&values) {
             *q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
         }
         let halves = q.as_chunks::<SUM_GROUP>().0;
         let sum: [i32; 2] = [halves[0].iter().sum(), halves[1].iter().sum()];
-        let base = f32::from_bits(unit.to_bits() + BASE_BITS);
+        let base = base_of(unit);
         bases[group * stride] = base;
         half_bases[group * 2 * stride] = base;
         half_bases[(group * 2 + 1) * stride] = base;
