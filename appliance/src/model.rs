@@ -186,6 +186,14 @@ impl Model {
         (2 * self.layers.len() * self.dims.kv_heads * head) as u64
     }
 
+    /// Multiply-adds with weights that a token of a long prompt needs: every layer once, the output for one token only.
+    pub fn products_per_prompt_token(&self) -> u64 {
+        self.weights()
+            .filter(|w| **w != self.embedding && **w != self.output)
+            .map(|w| (w.rows * w.cols) as u64)
+            .sum()
+    }
+
     /// Every weight once; the head is left out where it is the embedding.
     pub fn weights(&self) -> impl Iterator<Item = &Weight> {
         let layers = self.layers.iter().flat_map(|layer| {

@@ -25,7 +25,7 @@ pub(crate) use rows::{
     add, column_scale, gelu_tanh_mul, quantize, rms_norm, rms_norm_in_place, rope_adjacent,
     rope_halves, silu_mul, sum_words,
 };
-pub(crate) use tile::{expand, multiply};
+pub(crate) use tile::{expand, multiply, peak};
 
 /// Asks for bytes to be brought into L1.
 #[inline]

@@ -14,16 +14,18 @@ use std::arch::x86_64::{
     __m512, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256, _mm512_abs_ps,
     _mm512_add_epi32, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_castsi512_ps,
     _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_cvtps_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_max_ps, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512,
-    _mm512_reduce_add_epi32, _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi32,
-    _mm512_sllv_epi32, _mm512_srav_epi32, _mm512_srlv_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
-    _mm512_sub_ps, _mm512_xor_si512,
+    _mm512_cvtps_epi32, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_load_si512,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_mul_ps, _mm512_mullo_epi32,
+    _mm512_or_si512, _mm512_reduce_add_epi32, _mm512_reduce_max_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
+    _mm512_slli_epi32, _mm512_sllv_epi32, _mm512_srav_epi32, _mm512_srlv_epi32, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_sub_ps, _mm512_xor_si512,
 };
+use std::hint::black_box;
 use std::marker::PhantomData;
 
 use crate::avx2;
+use crate::dispatch::PEAK_CHAINS;
 use crate::ops::{
     Activations, CHUNKS_AHEAD, ColumnMut, ColumnScale, GroupSpace, Groups, Precision, SCALE_GROUP,
     Tile, TileSums, base_of, unit_of,
@@ -459,6 +461,23 @@ fn multiply_line<const M: usize>(sums: &mut [__m512i; M], w: __m512i, x: &[i32; 
             _ => unreachable!("a line has up to eight words"),
         }
     }
+}
+
+/// Multiplies registers `rounds` times, as fast as the machine can, and counts the products.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(crate) fn peak(rounds: u64) -> u64 {
+    let mut sums = [_mm512_setzero_si512(); PEAK_CHAINS];
+    let (w, x) = black_box((
+        _mm512_set1_epi32(0x0102_0304),
+        _mm512_set1_epi32(0x0201_0201),
+    ));
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, w, x);
+        }
+    }
+    black_box(sums);
+    rounds * PEAK_CHAINS as u64 * 64
 }
 
 /// 2⁻ᵉ times a sum of products, exactly: one digit, or an upper one of weight 256 and a lower one.

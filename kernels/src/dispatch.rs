@@ -33,6 +33,28 @@ pub(crate) fn sum_words(isa: Isa, buffer: &[u8]) -> u64 {
     }
 }
 
+/// Sums that `multiply_peak` adds to in turn: more than latency times throughput of any machine's products.
+pub(crate) const PEAK_CHAINS: usize = 12;
+
+/// See `avx512::peak`. The portable kernels multiply floats, which is not counted.
+pub(crate) fn multiply_peak(isa: Isa, rounds: u64) -> u64 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2.
+        Isa::Avx2 => unsafe { avx2::peak(rounds) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::peak(rounds) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the machine has the dot product of bytes.
+        Isa::Neon => unsafe { neon::peak::<false>(rounds) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the machine has products of matrices of bytes.
+        Isa::NeonI8mm => unsafe { neon::peak::<true>(rounds) },
+        _ => 0,
+    }
+}
+
 /// See `portable::rms_norm`.
 pub(crate) fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     match isa {

@@ -96,6 +96,16 @@ impl Kernels {
         self.team.pin_caller();
     }
 
+    /// Multiplies codes in registers on all workers, `rounds` times a dozen instructions each, and returns the
+    /// multiply-adds, so that a benchmark with a clock can tell the machine's limit; 0 for `Isa::Portable`.
+    pub fn multiply_peak(&mut self, rounds: u64) -> u64 {
+        let isa = self.isa;
+        self.team.run(&|_| {
+            crate::dispatch::multiply_peak(isa, rounds);
+        });
+        crate::dispatch::multiply_peak(isa, 1) * rounds * self.team.threads() as u64
+    }
+
     /// Streams `buffer` once through all workers and returns the wrapping sum of its 64-bit words, so that a benchmark
     /// with a clock can tell the memory's bandwidth from the buffer's length.
     pub fn read_bandwidth(&mut self, buffer: &[u8]) -> u64 {

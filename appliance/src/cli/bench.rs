@@ -15,6 +15,7 @@ use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::engine::{Engine, PlanColumn, StepPlan};
 use crate::generate::{self, ModelSpec};
+use crate::io::weights;
 use crate::kv::{KvPool, blocks_for};
 use crate::limits;
 use crate::model::Model;
@@ -102,20 +103,24 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     };
     let weights_bytes = model.bytes_read_per_step();
     let kv_bytes_per_position = model.kv_bytes_per_position(kv);
+    let products_per_token = model.products_per_prompt_token();
     let mut engine = load::engine(model, bytes, (isa, threads), size)?;
     if args.depth > 0 {
         engine.fill_kv(args.seed);
     }
-    let bandwidth = read_bandwidth(&mut engine);
+    let bandwidth = read_bandwidth(&mut engine)?;
+    let peak = multiply_peak(&mut engine);
     if !args.json {
         super::show(&format!(
-            "{name}: {} read for each step, {isa}, {threads} threads, read bandwidth {:.1} GB/s\n",
+            "{name}: {} read for each step, {isa}, {threads} threads, read bandwidth {:.1} GB/s, peak {:.0} G \
+             multiply-adds/s\n",
             ByteSize(weights_bytes),
-            bandwidth / 1e9
+            bandwidth / 1e9,
+            peak / 1e9
         ))?;
         super::show(&format!(
-            "{:>6} {:>14} {:>14} {:>18}\n",
-            "batch", "prompt tok/s", "decode tok/s", "of read bandwidth"
+            "{:>6} {:>14} {:>8} {:>14} {:>18}\n",
+            "batch", "prompt tok/s", "of peak", "decode tok/s", "of read bandwidth"
         ))?;
     }
     let total = (args.batch.len() * args.repeat) as u64;
@@ -137,18 +142,25 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         let step_bytes =
             weights_bytes as f64 + f64::from(batch) * positions * kv_bytes_per_position as f64;
         let share = decode_rate / f64::from(batch) * step_bytes / bandwidth;
+        let peak_share = if peak > 0.0 {
+            prompt_rate * products_per_token as f64 / peak
+        } else {
+            0.0
+        };
         if args.json {
             let line = json!({
                 "model": name, "isa": isa.to_string(), "threads": threads, "batch": batch,
                 "prompt_tokens": args.prompt, "depth": args.depth, "kv": kv.to_string(), "generated_tokens": args.generate,
                 "prompt_tokens_per_s": prompt_rate, "decode_tokens_per_s": decode_rate,
                 "step_bytes": step_bytes, "read_bandwidth_bytes_per_s": bandwidth,
-                "bandwidth_share": share, "repeats": args.repeat,
+                "bandwidth_share": share, "multiply_adds_per_token": products_per_token,
+                "multiply_peak_per_s": peak, "multiply_peak_share": peak_share, "repeats": args.repeat,
             });
             super::show(&format!("{line}\n"))?;
         } else {
             super::show(&format!(
-                "{batch:>6} {prompt_rate:>14.1} {decode_rate:>14.1} {:>17.0}%\n",
+                "{batch:>6} {prompt_rate:>14.1} {:>7.0}% {decode_rate:>14.1} {:>17.0}%\n",
+                peak_share * 100.0,
                 share * 100.0
             ))?;
         }
@@ -308,16 +320,34 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
 /// Bytes per second that all threads read from memory together: the best of several passes.
 ///
 /// A small model lives in the cache, whose limit is not memory's: the buffer is larger than any cache.
-fn read_bandwidth(engine: &mut CpuEngine) -> f64 {
-    let buffer = vec![1u8; BANDWIDTH_BYTES];
+fn read_bandwidth(engine: &mut CpuEngine) -> Result<f64, Failure> {
+    let mut buffer = weights::huge_pages(BANDWIDTH_BYTES)
+        .map_err(|e| Failure::io("cannot take memory to read from", e))?;
+    buffer.fill(1);
+    Ok(best_rate(|| {
+        std::hint::black_box(engine.kernels().read_bandwidth(&buffer));
+        buffer.len() as u64
+    }))
+}
+
+/// Multiply-adds per second of all threads together, codes with codes: the best of several passes.
+fn multiply_peak(engine: &mut CpuEngine) -> f64 {
+    best_rate(|| engine.kernels().multiply_peak(PEAK_ROUNDS))
+}
+
+/// What a pass counts, per second, at best.
+fn best_rate(mut pass: impl FnMut() -> u64) -> f64 {
     let mut best: f64 = 0.0;
     for _ in 0..5 {
         let started = Instant::now();
-        std::hint::black_box(engine.kernels().read_bandwidth(&buffer));
-        best = best.max(buffer.len() as f64 / started.elapsed().as_secs_f64());
+        let count = pass();
+        best = best.max(count as f64 / started.elapsed().as_secs_f64());
     }
     best
 }
+
+/// Some 40 ms.
+const PEAK_ROUNDS: u64 = 10_000_000;
 
 const BANDWIDTH_BYTES: usize = 512 << 20;
 

@@ -56,7 +56,8 @@ pub fn cache(bytes: usize, team: &mut Team) -> std::io::Result<CacheBytes> {
     Ok(Box::new(memory))
 }
 
-fn huge_pages(bytes: usize) -> std::io::Result<MmapMut> {
+/// Zeroed memory in huge pages where the system grants them.
+pub fn huge_pages(bytes: usize) -> std::io::Result<MmapMut> {
     let memory = MmapMut::map_anon(bytes)?;
     // A hint: without huge pages everything works.
     let _ = memory.advise(Advice::HugePage);

@@ -14,7 +14,9 @@ use std::arch::x86_64::{
     _mm256_srav_epi32, _mm256_srli_epi16, _mm256_srlv_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
     _mm256_sub_ps, _mm256_xor_si256,
 };
+use std::hint::black_box;
 
+use crate::dispatch::PEAK_CHAINS;
 use crate::ops::{GroupSpace, Groups, Tile, TileSums, unit_of};
 use crate::panel::chunk::{self, Chunk, Lanes, Shape};
 use crate::panel::{self, HALVES};
@@ -314,4 +316,19 @@ fn add_products<const N: usize, const D: usize, const LINES: usize, const WIDE: 
 #[target_feature(enable = "avx2")]
 fn lanes(x: &[f32; panel::LANES], lane: usize) -> __m256 {
     load_ps(&x.as_chunks::<LANES>().0[lane / LANES])
+}
+
+/// See `avx512::peak`: the two instructions that multiply and add codes here.
+#[target_feature(enable = "avx2")]
+pub(crate) fn peak(rounds: u64) -> u64 {
+    let mut sums = [_mm256_setzero_si256(); PEAK_CHAINS];
+    let (w, x) = black_box((_mm256_set1_epi8(1), _mm256_set1_epi8(2)));
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            // With the sum as a factor, the compiler cannot multiply once for all rounds.
+            *sum = _mm256_add_epi16(w, _mm256_maddubs_epi16(*sum, x));
+        }
+    }
+    black_box(sums);
+    rounds * PEAK_CHAINS as u64 * 32
 }

@@ -21,8 +21,10 @@ use std::arch::aarch64::{
     vzip1q_s32, vzip2_s32, vzip2q_s32,
 };
 use std::arch::asm;
+use std::hint::black_box;
 
 use super::{load_halves, load_ps, store_ps};
+use crate::dispatch::PEAK_CHAINS;
 use crate::ops::{GroupSpace, Groups, Tile, TileSums, unit_of};
 use crate::panel::chunk::{self, Chunk, Lanes, Shape};
 use crate::panel::{HALVES, LANES};
@@ -441,4 +443,28 @@ fn load_line<const MINS: bool>(words: &[u32; LANES], offset: int8x16_t) -> Line 
 fn load_rows(x: &[f32; LANES]) -> Floats {
     let quads = x.as_chunks().0;
     std::array::from_fn(|quad| load_ps(&quads[quad]))
+}
+
+/// See `avx512::peak`.
+///
+/// # Safety
+/// The machine must have `dotprod`, and `i8mm` for `MATRICES`.
+#[target_feature(enable = "neon,dotprod")]
+pub(crate) unsafe fn peak<const MATRICES: bool>(rounds: u64) -> u64 {
+    let mut sums = [vdupq_n_s32(0); PEAK_CHAINS];
+    let (w, x) = black_box((vdupq_n_s8(1), vdupq_n_s8(2)));
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            // SAFETY: the caller answers for the instruction.
+            *sum = unsafe {
+                if MATRICES {
+                    smmla(*sum, w, x)
+                } else {
+                    sdot(*sum, w, x)
+                }
+            };
+        }
+    }
+    black_box(sums);
+    rounds * PEAK_CHAINS as u64 * if MATRICES { 32 } else { 16 }
 }

@@ -57,6 +57,19 @@ fn an_instruction_set_that_the_machine_lacks_is_refused() {
 }
 
 #[test]
+fn the_peak_counts_what_was_asked_for() {
+    for isa in Isa::ALL {
+        let Some(mut one) = kernels(isa, 1) else {
+            continue;
+        };
+        let products = one.multiply_peak(1000);
+        assert!(products.is_multiple_of(1000 * 12));
+        assert_eq!(products > 0, isa != Isa::Portable);
+        assert_eq!(kernels(isa, 2).unwrap().multiply_peak(1000), 2 * products);
+    }
+}
+
+#[test]
 fn bandwidth_reads_every_word_once() {
     let buffer: Vec<u8> = (0..100_003_u32).map(|i| (i % 251) as u8).collect();
     let expected = crate::portable::sum_words(&buffer);
