@@ -214,7 +214,7 @@ fn fixed_lines(
         ),
         line(
             "sampler",
-            format!("{} tokens × 9 B", model.dims.vocabulary),
+            format!("{} tokens × 13 B", model.dims.vocabulary),
             SamplerSpace::bytes(model.dims.vocabulary),
         ),
         line(

@@ -1,22 +1,32 @@
 //! From logits to the next token.
 //!
-//! Greedy needs one pass over the vocabulary. Otherwise the likeliest candidates are selected without sorting the rest:
-//! the window of candidates doubles until it holds what top-p asks for.
+//! Greedy needs one pass over the vocabulary, another cut two: what survives top-k, top-p or min-p is bounded from
+//! maxima or weights of the whole, so that only a few hundred candidates are ever sorted.
 
+use outstation_kernels::isa::{self, Isa};
+use outstation_kernels::ops::softmax_weights;
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::request::Sampling;
 
-/// Working memory of sampling, shared by all sequences: one vocabulary of candidates and marks.
+/// Working memory of sampling, shared by all sequences.
 ///
-/// Memory: 9 bytes per token of the vocabulary.
+/// Memory: 13 bytes per token of the vocabulary and 8 per block of them.
 #[derive(Debug)]
 pub struct SamplerSpace {
+    isa: Isa,
+    /// Softmax weights: 1 for the likeliest token.
+    weights: Box<[f32]>,
+    /// Maxima of blocks of logits, or sums of blocks of weights.
+    blocks: Vec<f64>,
     candidates: Vec<Candidate>,
     /// Whether a token was met while walking a history. All false between calls.
     seen: Box<[bool]>,
 }
+
+/// Tokens whose maximum or sum is kept.
+const BLOCK: usize = 64;
 
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
@@ -43,6 +53,9 @@ impl SamplerSpace {
         let vocabulary = vocabulary as usize;
         assert!(vocabulary > 0, "a vocabulary has tokens");
         Self {
+            isa: isa::detect(),
+            weights: vec![0.0; vocabulary].into_boxed_slice(),
+            blocks: Vec::with_capacity(vocabulary.div_ceil(BLOCK)),
             candidates: Vec::with_capacity(vocabulary),
             seen: vec![false; vocabulary].into_boxed_slice(),
         }
@@ -50,7 +63,8 @@ impl SamplerSpace {
 
     /// Bytes that `new` takes.
     pub fn bytes(vocabulary: u32) -> u64 {
-        u64::from(vocabulary) * (size_of::<Candidate>() as u64 + 1)
+        let tokens = u64::from(vocabulary);
+        tokens * (size_of::<Candidate>() as u64 + 4 + 1) + tokens.div_ceil(BLOCK as u64) * 8
     }
 
     /// Draws the next token. The logits are changed in place.
@@ -118,38 +132,117 @@ impl SamplerSpace {
     }
 
     fn draw_random(&mut self, logits: &[f32], sampling: &Sampling, rng: &mut Generator) -> u32 {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let max = largest(logits);
         if !max.is_finite() {
             return argmax(logits);
         }
-        // p ∝ exp((logit - max) / temperature); the likeliest has weight 1, so min-p is a bound on the weight itself.
-        // Divided, not multiplied by the reciprocal, which is infinite for the smallest temperatures.
-        let weight = |logit: f32| f64::from(((logit - max) / sampling.temperature).exp());
+        let top_k = match sampling.top_k as usize {
+            0 => logits.len(),
+            k => k.min(logits.len()),
+        };
+        if top_k < logits.len() {
+            self.keep_largest(logits, top_k);
+            // The likeliest k and those that are no less than the k-th: a few, whose weights are soon computed.
+            return self.draw_of_candidates(max, top_k, None, sampling, rng);
+        }
+        // Divided by the temperature, not multiplied by the reciprocal, which is infinite for the smallest.
+        softmax_weights(
+            self.isa,
+            logits,
+            max,
+            sampling.temperature,
+            &mut self.weights,
+        );
+        self.blocks.clear();
+        let sums = self
+            .weights
+            .chunks(BLOCK)
+            .map(|block| f64::from(sum(block)));
+        self.blocks.extend(sums);
+        let total: f64 = self.blocks.iter().sum();
+        if sampling.top_p >= 1.0 && sampling.min_p <= 0.0 {
+            return self.pick_of_all(total, rng);
+        }
+        // All tokens below this weight together have less than 1 − top-p of the mass, so those above hold what is kept.
+        let tail = (1.0 - f64::from(sampling.top_p)) * total / logits.len() as f64;
+        let least = (tail as f32).max(sampling.min_p).max(f32::MIN_POSITIVE);
         self.candidates.clear();
-        let mut total = 0.0;
-        for (token, &logit) in (0u32..).zip(logits) {
-            if logit > f32::NEG_INFINITY {
-                total += weight(logit);
+        for (token, (&logit, &weight)) in (0u32..).zip(logits.iter().zip(&self.weights)) {
+            if weight >= least {
                 self.candidates.push(Candidate { logit, token });
             }
         }
-        let all = self.candidates.len();
-        let top_k = match sampling.top_k as usize {
-            0 => all,
-            k => k.min(all),
+        self.draw_of_candidates(max, self.candidates.len(), Some(total), sampling, rng)
+    }
+
+    /// Makes candidates of the largest `count` logits, of their equals, and of few others.
+    fn keep_largest(&mut self, logits: &[f32], count: usize) {
+        self.blocks.clear();
+        let maxima = logits.chunks(BLOCK).map(|block| f64::from(largest(block)));
+        self.blocks.extend(maxima);
+        // As many logits are no less than the count-th largest of the maxima.
+        let least = if count <= self.blocks.len() {
+            let descending = |a: &f64, b: &f64| b.total_cmp(a);
+            *self.blocks.select_nth_unstable_by(count - 1, descending).1 as f32
+        } else {
+            f32::NEG_INFINITY
         };
-        let cut = top_k < all || sampling.top_p < 1.0 || sampling.min_p > 0.0;
-        if !cut {
-            return pick(&self.candidates, total, weight, rng);
+        self.candidates.clear();
+        for (token, &logit) in (0u32..).zip(logits) {
+            if logit >= least && logit > f32::NEG_INFINITY {
+                self.candidates.push(Candidate { logit, token });
+            }
         }
-        let window = self.most_likely(top_k, total, sampling, weight);
-        let kept = &self.candidates[..window];
-        pick(
-            kept,
-            kept.iter().map(|c| weight(c.logit)).sum(),
-            weight,
-            rng,
-        )
+    }
+
+    /// Draws from the likeliest `top_k` candidates, less what top-p and min-p cut. `total` is the weight that top-p is
+    /// a share of, where it is not that of these `top_k`.
+    fn draw_of_candidates(
+        &mut self,
+        max: f32,
+        top_k: usize,
+        total: Option<f64>,
+        sampling: &Sampling,
+        rng: &mut Generator,
+    ) -> u32 {
+        // p ∝ exp((logit − max) / temperature); the likeliest has weight 1, so min-p is a bound on the weight itself.
+        let weight = |logit: f32| f64::from(((logit - max) / sampling.temperature).exp());
+        let kept = self.most_likely(top_k, total, sampling, weight);
+        let kept = &self.candidates[..kept];
+        let total: f64 = kept.iter().map(|c| weight(c.logit)).sum();
+        let mut rest = rng.unit() * total;
+        for candidate in kept {
+            rest -= weight(candidate.logit);
+            if rest < 0.0 {
+                return candidate.token;
+            }
+        }
+        kept.last().expect("at least the likeliest is kept").token
+    }
+
+    /// Draws by the weights of all tokens, given their blocks' sums.
+    fn pick_of_all(&self, total: f64, rng: &mut Generator) -> u32 {
+        let mut rest = rng.unit() * total;
+        let mut last = 0;
+        for (index, (weights, sum)) in self.weights.chunks(BLOCK).zip(&self.blocks).enumerate() {
+            if rest >= *sum {
+                rest -= sum;
+                continue;
+            }
+            for (place, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+                last = index * BLOCK + place;
+                rest -= f64::from(*weight);
+                if rest < 0.0 {
+                    return token(last);
+                }
+            }
+        }
+        // Only by rounding: the sums of blocks are in f32.
+        if self.weights[last] > 0.0 {
+            return token(last);
+        }
+        let possible = self.weights.iter().rposition(|weight| *weight > 0.0);
+        token(possible.expect("the likeliest has weight 1"))
     }
 
     /// Brings the candidates that survive top-k, top-p and min-p to the front, likeliest first; returns how many they
@@ -157,28 +250,25 @@ impl SamplerSpace {
     fn most_likely(
         &mut self,
         top_k: usize,
-        total: f64,
+        total: Option<f64>,
         sampling: &Sampling,
         weight: impl Fn(f32) -> f64,
     ) -> usize {
         let descending =
             |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
-        let mut window = CANDIDATES_FIRST.min(top_k);
+        let top_k = top_k.min(self.candidates.len());
         // Top-p is a share of what top-k left; until the k are known their sum is not, so a cut by both sorts all k.
-        if top_k < self.candidates.len() {
-            window = top_k;
-        }
+        let mut window = match total {
+            Some(_) => CANDIDATES_FIRST.min(top_k),
+            None => top_k,
+        };
         loop {
             if window < self.candidates.len() {
                 self.candidates.select_nth_unstable_by(window, descending);
             }
             let front = &mut self.candidates[..window];
             front.sort_unstable_by(descending);
-            let whole = if window == top_k {
-                front.iter().map(|c| weight(c.logit)).sum()
-            } else {
-                total
-            };
+            let whole = total.unwrap_or_else(|| front.iter().map(|c| weight(c.logit)).sum());
             let mut sum = 0.0;
             for (index, candidate) in front.iter().enumerate() {
                 let w = weight(candidate.logit);
@@ -196,6 +286,37 @@ impl SamplerSpace {
             window = (window * 4).min(top_k);
         }
     }
+}
+
+fn token(index: usize) -> u32 {
+    u32::try_from(index).expect("a token of the vocabulary")
+}
+
+/// The largest value; NaN never counts. In lanes, so that it becomes vectors.
+fn largest(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+}
+
+/// The sum of a block's weights, in lanes.
+fn sum(weights: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let (chunks, rest) = weights.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += x;
+        }
+    }
+    lanes.iter().chain(rest).sum()
 }
 
 /// Candidates that are sorted first. Most cuts by top-p need fewer.
@@ -227,28 +348,13 @@ pub fn splitmix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn pick(kept: &[Candidate], total: f64, weight: impl Fn(f32) -> f64, rng: &mut Generator) -> u32 {
-    let mut rest = rng.unit() * total;
-    for candidate in kept {
-        rest -= weight(candidate.logit);
-        if rest < 0.0 {
-            return candidate.token;
-        }
-    }
-    kept.last().expect("at least the likeliest is kept").token
-}
-
 /// The index of the largest value, the first of equals; NaN never wins.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    let mut best_logit = f32::NEG_INFINITY;
-    for (token, &logit) in (0u32..).zip(logits) {
-        if logit > best_logit {
-            best = token;
-            best_logit = logit;
-        }
-    }
-    best
+    let largest = largest(logits);
+    let first = logits
+        .iter()
+        .position(|&logit| logit == largest && logit > f32::NEG_INFINITY);
+    token(first.unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub(crate) use convert::convert_row;
 pub(crate) use dot::dot_floats;
 pub(crate) use rows::{
     add, column_scale, gelu_tanh_mul, quantize, rms_norm, rms_norm_in_place, rope_adjacent,
-    rope_halves, silu_mul, sum_words,
+    rope_halves, silu_mul, softmax_weights, sum_words,
 };
 pub(crate) use tile::{expand, multiply, peak};
 

@@ -113,6 +113,18 @@ pub(crate) fn gelu_tanh_mul(isa: Isa, gate: &[f32], up: &[f32], y: &mut [f32]) {
     }
 }
 
+/// See `portable::softmax_weights`.
+pub(crate) fn softmax_weights(isa: Isa, x: &[f32], max: f32, temperature: f32, y: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::softmax_weights(x, max, temperature, y) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonI8mm => rows::softmax_weights(x, max, temperature, y),
+        _ => portable::softmax_weights(x, max, temperature, y),
+    }
+}
+
 /// See `portable::rope_adjacent`.
 pub(crate) fn rope_adjacent(isa: Isa, head: &mut [f32], cos: &[f32], sin: &[f32]) {
     match isa {

@@ -28,7 +28,7 @@ pub use attention::{AttentionShape, Query};
 pub use kv::{KV_SCALE_GROUP, KvFormat, KvLayer, KvLayerMut, KvShape, KvSlot, UnknownKvFormat};
 pub(crate) use matmul::{CHUNKS_AHEAD, TileSums};
 pub use matmul::{Matrix, pack};
-pub use rows::{GateUp, RopeStyle, rope_table};
+pub use rows::{GateUp, RopeStyle, rope_table, softmax_weights};
 
 /// What the scratch memory of [`Kernels`] is sized for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

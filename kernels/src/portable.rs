@@ -126,3 +126,11 @@ pub(crate) fn sum_words(buffer: &[u8]) -> u64 {
         .iter()
         .fold(0, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)))
 }
+
+/// `y = exp((x − max) / temperature)`, or 0 where that is below e⁻⁸⁷ or x is NaN.
+pub(crate) fn softmax_weights(x: &[f32], max: f32, temperature: f32, y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        let x = (x - max) / temperature;
+        *y = if x >= -87.0 { x.exp() } else { 0.0 };
+    }
+}

@@ -54,6 +54,15 @@ pub(crate) fn gelu_tanh_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
     }
 }
 
+/// See `portable::softmax_weights`.
+#[inline(always)]
+pub(crate) fn softmax_weights(x: &[f32], max: f32, temperature: f32, y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        let x = (x - max) / temperature;
+        *y = if x >= -87.0 { exp(x) } else { 0.0 };
+    }
+}
+
 /// eˣ without a branch, to some 3 units in the last place (an estimate; the gates' tests hold 6) for x in −87..=88;
 /// beyond, the value at the nearer end. NaN stays.
 ///

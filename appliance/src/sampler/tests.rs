@@ -179,3 +179,76 @@ fn the_same_seed_draws_the_same() {
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
 }
+
+/// What survives the cuts, by sorting everything.
+fn survivors(logits: &[f32], sampling: &Sampling) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..logits.len())
+        .filter(|&token| logits[token] > f32::NEG_INFINITY)
+        .collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    if sampling.top_k > 0 {
+        order.truncate(sampling.top_k as usize);
+    }
+    let weight = |token: usize| {
+        (f64::from(logits[token] - logits[order[0]]) / f64::from(sampling.temperature)).exp()
+    };
+    let total: f64 = order.iter().map(|&token| weight(token)).sum();
+    let mut sum = 0.0;
+    let mut kept = Vec::new();
+    for &token in &order {
+        if !kept.is_empty()
+            && (weight(token) < f64::from(sampling.min_p)
+                || (sampling.top_p < 1.0 && sum >= f64::from(sampling.top_p) * total))
+        {
+            break;
+        }
+        sum += weight(token);
+        kept.push(token);
+    }
+    kept
+}
+
+#[test]
+fn cuts_keep_what_sorting_keeps() {
+    for (round, (top_k, top_p, min_p)) in (0_u64..).zip([
+        (0, 1.0, 0.0),
+        (0, 0.7, 0.0),
+        (0, 1.0, 0.2),
+        (0, 0.95, 0.05),
+        (3, 1.0, 0.0),
+        (40, 0.8, 0.0),
+        (40, 1.0, 0.1),
+        (999, 0.6, 0.0),
+    ]) {
+        let sampling = Sampling {
+            temperature: 0.9,
+            top_k,
+            top_p,
+            min_p,
+            ..Sampling::default()
+        };
+        // Steps of a quarter give equals; some tokens are impossible.
+        let mut logits: Vec<f32> = (0..1000_u64)
+            .map(|i| (splitmix(round << 32 | i) % 40) as f32 / 4.0)
+            .collect();
+        logits[17] = f32::NAN;
+        logits[18] = f32::NEG_INFINITY;
+        let kept = survivors(&logits, &sampling);
+        let counts = draw_many(&sampling, &logits, 20_000);
+        for (token, count) in counts.iter().enumerate() {
+            assert!(
+                *count == 0 || kept.contains(&token),
+                "token {token} of logit {} was drawn by {sampling:?}",
+                logits[token]
+            );
+        }
+        // The likeliest come more than two hundred times each where few are kept.
+        let likely = kept
+            .iter()
+            .take(if kept.len() <= 40 { kept.len() / 2 } else { 0 });
+        assert!(
+            likely.clone().all(|token| counts[*token] > 0),
+            "{sampling:?}"
+        );
+    }
+}

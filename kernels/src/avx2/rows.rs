@@ -62,6 +62,12 @@ pub(crate) fn rope_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     portable::rope_halves(head, cos, sin);
 }
 
+/// See `portable::softmax_weights`.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn softmax_weights(x: &[f32], max: f32, temperature: f32, y: &mut [f32]) {
+    rows::softmax_weights(x, max, temperature, y);
+}
+
 /// See `ColumnScale::of`.
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn column_scale(x: &[f32], precision: Precision) -> ColumnScale {

@@ -203,3 +203,13 @@ pub fn rope_table(
         }
     }
 }
+
+/// `y = exp((x − max) / temperature)`, the weights of a softmax, for x up to `max`; 0 where that is below e⁻⁸⁷ and for
+/// NaN. By the calling thread alone.
+///
+/// **Shapes** `x`, `y`: the same length; `temperature` positive.
+pub fn softmax_weights(isa: Isa, x: &[f32], max: f32, temperature: f32, y: &mut [f32]) {
+    assert!(isa.available(), "this machine has no {isa}");
+    assert_eq!(x.len(), y.len());
+    dispatch::softmax_weights(isa, x, max, temperature, y);
+}

@@ -199,3 +199,27 @@ fn rope_tables_are_computed_in_f64() {
         assert_eq!((cos[i], sin[i]), expected(angle));
     }
 }
+
+#[test]
+fn softmax_weights_are_near_the_formula() {
+    let mut x = noise(91, 1000);
+    x.iter_mut().for_each(|x| *x *= 40.0);
+    x[3] = f32::NEG_INFINITY;
+    x[5] = f32::NAN;
+    x[7] = -1e30;
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        for temperature in [0.7, 1.0, 1e-30] {
+            let mut y = vec![f32::NAN; x.len()];
+            super::softmax_weights(isa, &x, max, temperature, &mut y);
+            for (x, y) in x.iter().zip(&y) {
+                let exact = f64::from((x - max) / temperature);
+                let exact = if exact >= -87.0 { exact.exp() } else { 0.0 };
+                assert!(
+                    (f64::from(*y) - exact).abs() <= exact * 4e-7,
+                    "{isa}: {y} for {exact}"
+                );
+            }
+        }
+    }
+}
