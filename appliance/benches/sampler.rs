@@ -15,8 +15,8 @@ fn logits() -> Vec<f32> {
     let mut logits: Vec<f32> = (0..u64::from(VOCABULARY))
         .map(|t| 3.0 * normal(t))
         .collect();
-    for (i, token) in (0..20_u64).map(|i| (i as f32, splitmix(i) % u64::from(VOCABULARY))) {
-        logits[token as usize] = 20.0 - 0.5 * i;
+    for (likely, logit) in logits.iter_mut().step_by(7000).enumerate() {
+        *logit = 20.0 - 0.5 * likely as f32;
     }
     logits
 }

@@ -12,14 +12,14 @@ use crate::request::Sampling;
 
 /// Working memory of sampling, shared by all sequences.
 ///
-/// Memory: 13 bytes per token of the vocabulary and 8 per block of them.
+/// Memory: 13 bytes per token of the vocabulary and 4 per block of them.
 #[derive(Debug)]
 pub struct SamplerSpace {
     isa: Isa,
     /// Softmax weights: 1 for the likeliest token.
     weights: Box<[f32]>,
     /// Maxima of blocks of logits, or sums of blocks of weights.
-    blocks: Vec<f64>,
+    blocks: Vec<f32>,
     candidates: Vec<Candidate>,
     /// Whether a token was met while walking a history. All false between calls.
     seen: Box<[bool]>,
@@ -64,7 +64,7 @@ impl SamplerSpace {
     /// Bytes that `new` takes.
     pub fn bytes(vocabulary: u32) -> u64 {
         let tokens = u64::from(vocabulary);
-        tokens * (size_of::<Candidate>() as u64 + 4 + 1) + tokens.div_ceil(BLOCK as u64) * 8
+        tokens * (size_of::<Candidate>() as u64 + 4 + 1) + tokens.div_ceil(BLOCK as u64) * 4
     }
 
     /// Draws the next token. The logits are changed in place.
@@ -154,21 +154,17 @@ impl SamplerSpace {
             &mut self.weights,
         );
         self.blocks.clear();
-        let sums = self
-            .weights
-            .chunks(BLOCK)
-            .map(|block| f64::from(sum(block)));
-        self.blocks.extend(sums);
-        let total: f64 = self.blocks.iter().sum();
+        self.blocks.extend(self.weights.chunks(BLOCK).map(sum));
+        let total: f64 = self.blocks.iter().map(|sum| f64::from(*sum)).sum();
         if sampling.top_p >= 1.0 && sampling.min_p <= 0.0 {
             return self.pick_of_all(total, rng);
         }
         // All tokens below this weight together have less than 1 − top-p of the mass, so those above hold what is kept.
         let tail = (1.0 - f64::from(sampling.top_p)) * total / logits.len() as f64;
-        let least = (tail as f32).max(sampling.min_p).max(f32::MIN_POSITIVE);
+        let least = tail.max(f64::from(sampling.min_p)).max(f64::MIN_POSITIVE);
         self.candidates.clear();
         for (token, (&logit, &weight)) in (0u32..).zip(logits.iter().zip(&self.weights)) {
-            if weight >= least {
+            if f64::from(weight) >= least {
                 self.candidates.push(Candidate { logit, token });
             }
         }
@@ -178,12 +174,11 @@ impl SamplerSpace {
     /// Makes candidates of the largest `count` logits, of their equals, and of few others.
     fn keep_largest(&mut self, logits: &[f32], count: usize) {
         self.blocks.clear();
-        let maxima = logits.chunks(BLOCK).map(|block| f64::from(largest(block)));
-        self.blocks.extend(maxima);
+        self.blocks.extend(logits.chunks(BLOCK).map(largest));
         // As many logits are no less than the count-th largest of the maxima.
         let least = if count <= self.blocks.len() {
-            let descending = |a: &f64, b: &f64| b.total_cmp(a);
-            *self.blocks.select_nth_unstable_by(count - 1, descending).1 as f32
+            let descending = |a: &f32, b: &f32| b.total_cmp(a);
+            *self.blocks.select_nth_unstable_by(count - 1, descending).1
         } else {
             f32::NEG_INFINITY
         };
@@ -225,8 +220,8 @@ impl SamplerSpace {
         let mut rest = rng.unit() * total;
         let mut last = 0;
         for (index, (weights, sum)) in self.weights.chunks(BLOCK).zip(&self.blocks).enumerate() {
-            if rest >= *sum {
-                rest -= sum;
+            if rest >= f64::from(*sum) {
+                rest -= f64::from(*sum);
                 continue;
             }
             for (place, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {

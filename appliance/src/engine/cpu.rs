@@ -1,6 +1,7 @@
 //! The engine on the CPU: walks the model's description with `outstation-kernels`.
 //!
-//! All memory is taken before the first step: weights and KV cache by the caller, and in `new` one buffer for each intermediate result, sized for the widest step.
+//! All memory is taken before the first step: weights and KV cache by the caller, and in `new` one buffer for each
+//! intermediate result, sized for the widest step.
 
 use outstation_kernels::isa::Isa;
 use outstation_kernels::ops::{
@@ -111,7 +112,8 @@ struct Rotation {
 }
 
 impl CpuEngine {
-    /// Takes all other memory. `weights` are those of `model`, as [`pack`] made them; `cache`: [`CpuEngine::cache_bytes`].
+    /// Takes all other memory. `weights` are those of `model`, as [`pack`] made them, `cache` has
+    /// [`CpuEngine::cache_bytes`].
     pub fn new(
         model: Model,
         weights: ModelBytes,

@@ -48,8 +48,8 @@ pub fn pack(
     Ok(Box::new(memory.make_read_only()?))
 }
 
-/// Zeroed memory for a KV cache, in huge pages where the system grants them, all of it really there: what does not fit is
-/// found out now, and no step waits for the system to clear a page.
+/// Zeroed memory for a KV cache, in huge pages where the system grants them, all of it really there: what does not fit
+/// is found out now, and no step waits for the system to clear a page.
 pub fn cache(bytes: usize, team: &mut Team) -> std::io::Result<CacheBytes> {
     let mut memory = huge_pages(bytes)?;
     outstation_kernels::ops::touch(team, &mut memory);

@@ -127,25 +127,25 @@ pub(crate) fn multiply(
             by_width::<8, false, false, false>(shape, chunks, tile, space, fresh, sums);
         }
         (..=15, false, true) => {
-            by_width::<8, false, false, true>(shape, chunks, tile, space, fresh, sums)
+            by_width::<8, false, false, true>(shape, chunks, tile, space, fresh, sums);
         }
         (..=15, true, false) => {
-            by_width::<4, false, true, false>(shape, chunks, tile, space, fresh, sums)
+            by_width::<4, false, true, false>(shape, chunks, tile, space, fresh, sums);
         }
         (..=15, true, true) => {
-            by_width::<4, false, true, true>(shape, chunks, tile, space, fresh, sums)
+            by_width::<4, false, true, true>(shape, chunks, tile, space, fresh, sums);
         }
         (..=31, false, false) => {
             by_width::<4, false, false, false>(shape, chunks, tile, space, fresh, sums);
         }
         (..=31, false, true) => {
-            by_width::<4, false, false, true>(shape, chunks, tile, space, fresh, sums)
+            by_width::<4, false, false, true>(shape, chunks, tile, space, fresh, sums);
         }
         (..=63, true, false) => {
-            by_width::<2, false, true, false>(shape, chunks, tile, space, fresh, sums)
+            by_width::<2, false, true, false>(shape, chunks, tile, space, fresh, sums);
         }
         (_, false, false) => {
-            by_width::<8, true, false, false>(shape, chunks, tile, space, fresh, sums)
+            by_width::<8, true, false, false>(shape, chunks, tile, space, fresh, sums);
         }
         _ => unreachable!("no format is {shape:?}"),
     }

@@ -203,7 +203,9 @@ fn rope_tables_are_computed_in_f64() {
 #[test]
 fn softmax_weights_are_near_the_formula() {
     let mut x = noise(91, 1000);
-    x.iter_mut().for_each(|x| *x *= 40.0);
+    for x in &mut x {
+        *x *= 40.0;
+    }
     x[3] = f32::NEG_INFINITY;
     x[5] = f32::NAN;
     x[7] = -1e30;
