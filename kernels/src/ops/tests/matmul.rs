@@ -102,9 +102,9 @@ fn dot_f64(a: impl Iterator<Item = f64>, b: impl Iterator<Item = f64>) -> f64 {
 
 /// Bound on |fast − exact| for one row and column; `docs/kernels.md` derives it.
 ///
-/// Rounding an activation moves it by at most half a step, `max|x of its 32| / (2 · code_max)`. Sums in f32 then add at
-/// most `γ · Σ (|scale · code| + |min|) · |x|`, with γ = 2⁻²⁴ times the roundings in a chain: two for every 32 columns
-/// are more than there are, and a dozen for scales, mins and conversions.
+/// Rounding an activation moves it by at most half a step: the column's largest magnitude over `code_max`, halved as
+/// often as the 32 allow. Sums in f32 then add at most `γ · Σ (|scale · code| + |min|) · |x|`, with γ = 2⁻²⁴ times the
+/// roundings in a chain: two for every 32 columns are more than there are, and a dozen for scales, mins and conversions.
 fn bound(w: &Weights, row: usize, x: &[f32], precision: Precision) -> f64 {
     let gamma = (w.cols as f64 / 16.0 + 12.0) * 2_f64.powi(-24);
     let bytes = &w.file[row * w.format.row_bytes(w.cols)..][..w.format.row_bytes(w.cols)];
@@ -134,11 +134,17 @@ fn bound(w: &Weights, row: usize, x: &[f32], precision: Precision) -> f64 {
         } else {
             0.0
         };
-        let largest = x[k / 32 * 32..]
-            .iter()
-            .take(32)
-            .fold(0.0_f32, |m, x| m.max(x.abs()));
-        let step = f64::from(largest) / f64::from(precision.code_max());
+        let largest = |x: &[f32]| f64::from(x.iter().fold(0.0_f32, |m, x| m.max(x.abs())));
+        let (of_group, of_column) = (
+            largest(x[k / 32 * 32..].chunks(32).next().unwrap()),
+            largest(x),
+        );
+        let mut reach = of_column;
+        while of_group > 0.0 && reach / 2.0 >= of_group {
+            reach /= 2.0;
+        }
+        let reach = if of_group > 0.0 { reach } else { 0.0 };
+        let step = reach / f64::from(precision.code_max());
         let half_step = step / 2.0 * (1.0 + 1e-5);
         total += (scaled - min).abs() * half_step;
         total += gamma * (scaled.abs() + min.abs()) * (f64::from(value.abs()) + half_step);
