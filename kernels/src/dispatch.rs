@@ -1,9 +1,8 @@
 //! One `match` per kernel: which instruction set runs it.
 //!
 //! `Kernels::new` asserted that the machine has its `isa`, and nothing else passes one on, which is what each unsafe
-//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere. What
-//! AArch64 has no
-//! kernel for is compiled for NEON all the same, since that is part of the architecture.
+//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere. What AArch64
+//! has no kernel for is compiled for NEON all the same, since that is part of the architecture.
 
 #![allow(
     unsafe_code,
@@ -111,12 +110,7 @@ pub(crate) fn rope_halves(isa: Isa, head: &mut [f32], cos: &[f32], sin: &[f32]) 
     }
 }
 
-/// Whether `attend_span` has a kernel for it. Elsewhere the oracle attends.
-pub(crate) fn attends_in_spans(isa: Isa) -> bool {
-    matches!(isa, Isa::Avx2 | Isa::Avx512)
-}
-
-/// See `attention::span`.
+/// See `attention::span`. SIMD only: the oracle is `portable::attention`.
 pub(crate) fn attend_span(
     isa: Isa,
     job: &attention::Job<'_>,
@@ -131,6 +125,9 @@ pub(crate) fn attend_span(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
         Isa::Avx512 => unsafe { avx512::attend_span(job, rows, span, scratch) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of AArch64.
+        Isa::Neon | Isa::NeonI8mm => unsafe { neon::attend_span(job, rows, span, scratch) },
         _ => unreachable!("the oracle attends"),
     }
 }
