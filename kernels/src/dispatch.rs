@@ -206,14 +206,16 @@ pub(crate) fn expand(
 
 /// Whether `multiply_few` is the way for so many columns times digits.
 pub(crate) fn takes_few(isa: Isa, digits: usize) -> bool {
-    match isa {
+    let most = match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => digits <= avx512::FEW,
-        _ => false,
-    }
+        Isa::Avx512 => Some(avx512::FEW),
+        _ => None,
+    };
+    most.is_some_and(|most| digits <= most)
 }
 
 /// See `avx512::multiply_few`. Only where `takes_few`.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn multiply_few(
     isa: Isa,
     format: Format,
@@ -224,11 +226,24 @@ pub(crate) fn multiply_few(
     sums: &mut [TileSums],
 ) {
     match isa {
-        #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
         Isa::Avx512 => unsafe { avx512::multiply_few(format, run, x, scratch, space, sums) },
         _ => unreachable!("nobody else takes few"),
     }
+}
+
+/// Only where `takes_few`, which is nowhere here.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn multiply_few(
+    _isa: Isa,
+    _format: Format,
+    _run: &[u8],
+    _x: &Activations,
+    _scratch: &mut [Chunk; HALVES],
+    _space: &mut GroupSpace,
+    _sums: &mut [TileSums],
+) {
+    unreachable!("nobody takes few");
 }
 
 /// See `avx512::multiply`. SIMD only.
