@@ -226,6 +226,105 @@ pub(crate) trait Floats: Copy {
     fn greatest(self) -> f32;
 }
 
+/// Implements [`Floats`] for one vector: of each method, the intrinsics that it is, on bare vectors.
+macro_rules! floats {
+    (
+        $(#[$doc:meta])*
+        $name:ident($vector:ty), $lanes:literal lanes;
+        $($method:ident($($arg:ident),+) => $body:expr;)+
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        struct $name($vector);
+
+        impl Floats for $name {
+            const LANES: usize = $lanes;
+
+            $(floats!(@ $method($($arg),+) $body);)+
+        }
+    };
+    (@ load($from:ident) $body:expr) => {
+        #[inline(always)]
+        unsafe fn load($from: *const f32) -> Self {
+            // SAFETY: they are readable by the caller's promise; the machine has the instructions.
+            Self(unsafe { $body })
+        }
+    };
+    (@ store($x:ident, $to:ident) $body:expr) => {
+        #[inline(always)]
+        unsafe fn store(self, $to: *mut f32) {
+            let $x = self.0;
+            // SAFETY: they are writable by the caller's promise; the machine has the instructions.
+            unsafe { $body }
+        }
+    };
+    (@ load_halves($from:ident) $body:expr) => { floats!(@@ load_halves($from) $body); };
+    (@ load_bytes($from:ident) $body:expr) => { floats!(@@ load_bytes($from) $body); };
+    (@@ $load:ident($from:ident) $body:expr) => {
+        #[inline(always)]
+        unsafe fn $load($from: *const u8) -> Self {
+            // SAFETY: they are readable by the caller's promise; the machine has the instructions.
+            Self(unsafe { $body })
+        }
+    };
+    (@ splat($x:ident) $body:expr) => {
+        #[inline(always)]
+        fn splat($x: f32) -> Self {
+            // SAFETY: the machine has the instructions.
+            Self(unsafe { $body })
+        }
+    };
+    (@ power_of_two($x:ident) $body:expr) => {
+        #[inline(always)]
+        fn power_of_two(self) -> Self {
+            let $x = self.0;
+            // SAFETY: the machine has the instructions.
+            Self(unsafe { $body })
+        }
+    };
+    (@ select($x:ident, $mask:ident, $other:ident) $body:expr) => {
+        #[inline(always)]
+        fn select(self, $mask: u32, other: Self) -> Self {
+            let ($x, $other) = (self.0, other.0);
+            // SAFETY: the machine has the instructions.
+            Self(unsafe { $body })
+        }
+    };
+    (@ nans($x:ident) $body:expr) => {
+        #[inline(always)]
+        fn nans(self) -> u32 {
+            let $x = self.0;
+            // SAFETY: the machine has the instructions.
+            unsafe { $body }
+        }
+    };
+    (@ $reduce:ident($x:ident) $body:expr) => {
+        #[inline(always)]
+        fn $reduce(self) -> f32 {
+            let $x = self.0;
+            // SAFETY: the machine has the instructions.
+            unsafe { $body }
+        }
+    };
+    (@ $combine:ident($a:ident, $b:ident) $body:expr) => {
+        #[inline(always)]
+        fn $combine(self, b: Self) -> Self {
+            let ($a, $b) = (self.0, b.0);
+            // SAFETY: the machine has the instructions.
+            Self(unsafe { $body })
+        }
+    };
+    (@ $combine:ident($a:ident, $b:ident, $c:ident) $body:expr) => {
+        #[inline(always)]
+        fn $combine(self, b: Self, c: Self) -> Self {
+            let ($a, $b, $c) = (self.0, b.0, c.0);
+            // SAFETY: the machine has the instructions.
+            Self(unsafe { $body })
+        }
+    };
+}
+pub(crate) use floats;
+
 /// Attends the first `rows` of the scratch to the positions of a span: fills `maxima`, `totals` and `sums`.
 ///
 /// A row that sees nothing of the span keeps a maximum of −∞ and a total of zero.

@@ -1,9 +1,8 @@
 //! One `match` per kernel: which instruction set runs it.
 //!
 //! `Kernels::new` asserted that the machine has its `isa`, and nothing else passes one on, which is what each unsafe
-//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere. What
-//! AArch64 has no
-//! kernel for is compiled for NEON all the same, since that is part of the architecture.
+//! call below rests on. AVX-512 has kernels of its own where they pay, and runs the AVX2 ones elsewhere. What AArch64
+//! has no kernel for is compiled for NEON all the same, since that is part of the architecture.
 
 #![allow(
     unsafe_code,
@@ -145,12 +144,7 @@ pub(crate) fn rope_halves(isa: Isa, head: &mut [f32], cos: &[f32], sin: &[f32]) 
     }
 }
 
-/// Whether `attend_span` has a kernel for it. Elsewhere the oracle attends.
-pub(crate) fn attends_in_spans(isa: Isa) -> bool {
-    matches!(isa, Isa::Avx2 | Isa::Avx512)
-}
-
-/// See `attention::span`.
+/// See `attention::span`. SIMD only: the oracle is `portable::attention`.
 pub(crate) fn attend_span(
     isa: Isa,
     job: &attention::Job<'_>,
@@ -165,6 +159,9 @@ pub(crate) fn attend_span(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
         Isa::Avx512 => unsafe { avx512::attend_span(job, rows, span, scratch) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of AArch64.
+        Isa::Neon | Isa::NeonI8mm => unsafe { neon::attend_span(job, rows, span, scratch) },
         _ => unreachable!("the oracle attends"),
     }
 }
@@ -243,14 +240,16 @@ pub(crate) fn expand(
 
 /// Whether `multiply_few` is the way for so many columns times digits.
 pub(crate) fn takes_few(isa: Isa, digits: usize) -> bool {
-    match isa {
+    let most = match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => digits <= avx512::FEW,
-        _ => false,
-    }
+        Isa::Avx512 => Some(avx512::FEW),
+        _ => None,
+    };
+    most.is_some_and(|most| digits <= most)
 }
 
 /// See `avx512::multiply_few`. Only where `takes_few`.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn multiply_few(
     isa: Isa,
     format: Format,
@@ -261,11 +260,24 @@ pub(crate) fn multiply_few(
     sums: &mut [TileSums],
 ) {
     match isa {
-        #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
         Isa::Avx512 => unsafe { avx512::multiply_few(format, run, x, scratch, space, sums) },
         _ => unreachable!("nobody else takes few"),
     }
+}
+
+/// Only where `takes_few`, which is nowhere here.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn multiply_few(
+    _isa: Isa,
+    _format: Format,
+    _run: &[u8],
+    _x: &Activations,
+    _scratch: &mut [Chunk; HALVES],
+    _space: &mut GroupSpace,
+    _sums: &mut [TileSums],
+) {
+    unreachable!("nobody takes few");
 }
 
 /// See `avx512::multiply`. SIMD only.

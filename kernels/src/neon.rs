@@ -2,11 +2,11 @@
 //! them.
 //!
 //! NEON itself is part of AArch64, so plain loops become vectors without being compiled for it. The instructions
-//! that not
-//! every machine has stand in `tile`.
+//! that not every machine has stand in `tile`.
 
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
 
+mod attention;
 mod floats;
 mod tile;
 
@@ -15,6 +15,7 @@ use std::arch::aarch64::{
 };
 use std::arch::asm;
 
+pub(crate) use attention::attend_span;
 pub(crate) use floats::{convert_row, dot_floats};
 pub(crate) use tile::{expand, multiply, multiply_i8mm};
 

@@ -21,12 +21,14 @@ use crate::isa::Isa;
 use crate::team::{Team, Worker};
 
 pub use activations::{Activations, Inputs, Precision};
-pub(crate) use activations::{
-    ColumnMut, ColumnScale, GroupSpace, Groups, SCALE_GROUP, Tile, base_of, quantize, unit_of,
-};
+pub(crate) use activations::{ColumnMut, ColumnScale, GroupSpace, Groups, Tile, quantize, unit_of};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use activations::{SCALE_GROUP, base_of};
 pub use attention::{AttentionShape, Query};
 pub use kv::{KV_SCALE_GROUP, KvFormat, KvLayer, KvLayerMut, KvShape, KvSlot, UnknownKvFormat};
-pub(crate) use matmul::{CHUNKS_AHEAD, TileSums};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use matmul::CHUNKS_AHEAD;
+pub(crate) use matmul::TileSums;
 pub use matmul::{Matrix, pack};
 pub use rows::{GateUp, RopeStyle, rope_table, softmax_weights};
 

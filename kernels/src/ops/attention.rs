@@ -9,7 +9,7 @@ use super::kv::{KvLayer, KvLayerMut, KvSlot};
 use super::{KernelLimits, Kernels, SHARED_PRODUCTS_MIN, run, take};
 use crate::attention::{Job, Join, ROWS, Row, SPAN, Scratch};
 use crate::disjoint::Disjoint;
-use crate::{dispatch, portable};
+use crate::{Isa, dispatch, portable};
 
 /// Dimensions of an attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -133,9 +133,8 @@ impl Kernels {
     /// `window` of these.
     ///
     /// Positions are cut into spans of 512 at multiples of 512, each with a softmax of its own; what they leave is
-    /// joined
-    /// in order. That is so for one thread and one column too, so bits depend neither on the batch nor on the threads:
-    /// who computes a span, and which rows share its keys, does not enter the arithmetic.
+    /// joined in order. That is so for one thread and one column too, so bits depend neither on the batch nor on the
+    /// threads: who computes a span, and which rows share its keys, does not enter the arithmetic.
     ///
     /// **Shapes** `q`, `out`: `[queries.len(), heads · head_dim]`; `tables`: KV block ids.
     pub fn attention(
@@ -150,7 +149,7 @@ impl Kernels {
         let products = check(shape, q, &kv, queries, tables, out);
         assert!(shape.head_dim <= self.limits.head_dim_max);
         assert!(queries.len() <= self.limits.columns_max);
-        if !dispatch::attends_in_spans(self.isa) {
+        if self.isa == Isa::Portable {
             return self.attend_by_oracle(shape, q, &kv, (queries, tables), out);
         }
         let group = shape.heads / shape.kv_heads;

@@ -330,7 +330,8 @@ fn spans_and_formats_are_near_the_formula() {
 
 #[test]
 fn bits_depend_neither_on_chunks_nor_on_who_computes_a_span() {
-    for isa in Isa::ALL {
+    // The oracle knows no spans, and what it does with batches the test above holds.
+    for isa in Isa::ALL.into_iter().filter(|isa| *isa != Isa::Portable) {
         let (Some(mut one), Some(mut seven)) = (kernels(isa, 1), kernels(isa, 7)) else {
             continue;
         };
