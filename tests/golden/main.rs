@@ -130,15 +130,14 @@ impl Golden {
     }
 }
 
-/// Checks one model on every instruction set of this machine, and returns its rows of the table.
-fn check(golden: &Golden) -> String {
+/// Checks one model on every instruction set of this machine, and prints its rows of the table.
+fn check(golden: &Golden) {
     let theirs = Matrix::read_npy(&golden.folder.join(&golden.logits)).unwrap();
     assert_eq!(theirs.rows, golden.prompt_tokens.len());
     let exact = golden.logits(Isa::Portable, 2, 128);
     assert_eq!(exact.len(), theirs.values.len());
     let theirs_from_exact = nmse(&theirs.values, &exact);
     let kind = golden.model.trim_end_matches(".gguf");
-    let mut rows = String::new();
     for isa in fast() {
         let ours = golden.logits(isa, 2, 128);
         let beside_theirs = nmse(&ours, &theirs.values);
@@ -146,8 +145,8 @@ fn check(golden: &Golden) -> String {
         let tokens = golden.greedy(isa, 32);
         let both = tokens.iter().zip(&golden.greedy_32);
         let same = both.take_while(|(ours, theirs)| ours == theirs).count();
-        rows += &format!(
-            "| {kind} | {isa} | {beside_theirs:.1e} | {ours_from_exact:.1e} | {theirs_from_exact:.1e} | {same} |\n"
+        println!(
+            "| {kind} | {isa} | {beside_theirs:.1e} | {ours_from_exact:.1e} | {theirs_from_exact:.1e} | {same} |"
         );
         assert!(
             beside_theirs <= golden.bound(),
@@ -158,7 +157,6 @@ fn check(golden: &Golden) -> String {
             "{kind} on {isa}: {ours_from_exact:.2e} from exact, llama.cpp {theirs_from_exact:.2e}"
         );
     }
-    rows
 }
 
 /// What this machine has beside the exact arithmetic of the portable path, fastest last.
@@ -173,7 +171,7 @@ fn print_table(goldens: &[Golden]) {
     );
     println!("|---|---|---|---|---|---|");
     for golden in goldens {
-        print!("{}", check(golden));
+        check(golden);
     }
 }
 
