@@ -350,8 +350,8 @@ macro_rules! unrolled {
     };
 }
 
-/// `sums += Σ scale · (2⁻ᵉ · Σ (code − offset) · code_x) − min · scaled_sum_x`, for `N` columns of `D` digits: a line has
-/// `M` words.
+/// `sums += Σ scale · (2⁻ᵉ · Σ (code − offset) · code_x) − min · scaled_sum_x`, for `N` columns of `D` digits; `M` is
+/// words a line.
 ///
 /// A lane is a row. For each group of columns of weights that share a scale, `dpbusd` multiplies four unsigned codes
 /// with four signed ones and adds them to 32 bits, exactly; [`Groups`] has how that is 2⁻ᵉ times the sum, and less the

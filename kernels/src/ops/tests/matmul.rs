@@ -104,7 +104,8 @@ fn dot_f64(a: impl Iterator<Item = f64>, b: impl Iterator<Item = f64>) -> f64 {
 ///
 /// Rounding an activation moves it by at most half a step: the column's largest magnitude over `code_max`, halved as
 /// often as the 32 allow. Sums in f32 then add at most `γ · Σ (|scale · code| + |min|) · |x|`, with γ = 2⁻²⁴ times the
-/// roundings in a chain: two for every 32 columns are more than there are, and a dozen for scales, mins and conversions.
+/// roundings in a chain: two for every 32 columns are more than there are, and a dozen for scales, mins and
+/// conversions.
 fn bound(w: &Weights, row: usize, x: &[f32], precision: Precision) -> f64 {
     let gamma = (w.cols as f64 / 16.0 + 12.0) * 2_f64.powi(-24);
     let bytes = &w.file[row * w.format.row_bytes(w.cols)..][..w.format.row_bytes(w.cols)];
