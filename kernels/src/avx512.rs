@@ -160,13 +160,13 @@ trait Source {
 struct Packed<'a, C>(Place<'a>, &'a Chunk, PhantomData<C>);
 
 impl<C: Codes> Source for Packed<'_, C> {
-    const SIXTEENS: bool = C::SHAPE.sixteens;
-    const MINS: bool = C::SHAPE.mins;
+    const SIXTEENS: bool = chunk::shape(C::FORMAT).sixteens;
+    const MINS: bool = chunk::shape(C::FORMAT).mins;
     const SET: usize = C::SET;
 
     #[inline(always)]
     fn shape(&self) -> Shape {
-        C::SHAPE
+        const { chunk::shape(C::FORMAT) }
     }
 
     #[inline(always)]

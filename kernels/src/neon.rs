@@ -17,7 +17,7 @@ use std::arch::asm;
 
 pub(crate) use attention::attend_span;
 pub(crate) use floats::{convert_row, dot_floats};
-pub(crate) use tile::{expand, multiply, multiply_i8mm};
+pub(crate) use tile::{expand, multiply, multiply_i8mm, peak};
 
 /// Asks for bytes to be brought into L1.
 #[inline]

@@ -15,10 +15,10 @@ use std::arch::aarch64::{
     float32x4_t, int8x16_t, int32x4_t, uint8x16_t, uint32x4_t, vaddq_s32, vaddq_u32, vandq_u32,
     vcombine_s32, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vdupq_n_u32, veorq_u32,
     vfmaq_f32, vfmsq_f32, vld1_s32, vld1_u16, vld1q_s8, vld1q_u8, vmovl_u16, vmulq_f32, vmulq_u32,
-    vnegq_s32, vorrq_u32, vqtbl1q_u8, vreinterpretq_s8_s32, vreinterpretq_s32_s8,
-    vreinterpretq_s32_u32, vreinterpretq_u8_u32, vreinterpretq_u32_s32, vreinterpretq_u32_u8,
-    vshlq_n_s32, vshlq_s32, vshlq_u32, vst1q_u32, vsubq_s8, vuzp1q_s32, vuzp2q_s32, vzip1_s32,
-    vzip1q_s32, vzip2_s32, vzip2q_s32,
+    vnegq_s32, vorrq_u32, vqtbl1q_u8, vreinterpretq_f32_s32, vreinterpretq_s8_s32,
+    vreinterpretq_s32_s8, vreinterpretq_s32_u32, vreinterpretq_u8_u32, vreinterpretq_u32_s32,
+    vreinterpretq_u32_u8, vshlq_n_s32, vshlq_s32, vshlq_u32, vst1q_u32, vsubq_f32, vsubq_s8,
+    vuzp1q_s32, vuzp2q_s32, vzip1_s32, vzip1q_s32, vzip2_s32, vzip2q_s32,
 };
 use std::arch::asm;
 use std::hint::black_box;
@@ -378,7 +378,9 @@ fn dot<
     let codes = tile.codes.as_chunks::<M>().0.as_chunks::<8>().0;
     let codes = &codes[..blocks];
     let weights = &chunk.codes.as_chunks::<8>().0[..blocks];
-    let groups = Groups::<N>::of::<D>(&tile, shape, space);
+    // The offset is taken off the codes here, not off their sum.
+    let signed = Shape { offset: 0, ..shape };
+    let groups = Groups::<N>::of::<D>(&tile, signed, space);
     let parts = if SIXTEENS { 2 } else { 1 };
     let lines = 8 / parts;
     // A code less its offset fits a signed byte, and so does what is left of the subtraction modulo 256.
@@ -401,13 +403,16 @@ fn dot<
         let at = block * parts + part;
         let scale = load_rows(&chunk.scales[at]);
         for n in 0..N {
-            let unit = vdupq_n_f32(unit_of(groups.bases[block][n]));
+            let base = groups.bases[block][n];
+            let begin = vdupq_n_s32(groups.begins[at][n]);
             for quad in 0..QUADS {
-                let mut product = products[M - N + n][quad];
-                if D == 2 {
-                    product = vaddq_s32(vshlq_n_s32::<8>(products[n][quad]), product);
-                }
-                let product = vmulq_f32(vcvtq_f32_s32(product), unit);
+                let product = vaddq_s32(products[M - N + n][quad], begin);
+                let product = if D == 1 {
+                    vsubq_f32(vreinterpretq_f32_s32(product), vdupq_n_f32(base))
+                } else {
+                    let sum = vaddq_s32(vshlq_n_s32::<8>(products[n][quad]), product);
+                    vmulq_f32(vcvtq_f32_s32(sum), vdupq_n_f32(unit_of(base)))
+                };
                 totals[n][quad] = vfmaq_f32(totals[n][quad], product, scale[quad]);
             }
             if MINS {

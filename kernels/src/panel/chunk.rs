@@ -241,7 +241,6 @@ impl Place<'_> {
 /// are unpacked together.
 pub(crate) trait Codes {
     const FORMAT: Format;
-    const SHAPE: Shape = shape(Self::FORMAT);
     /// Blocks of 32 columns in a set.
     const SET: usize = 1;
     /// Line `unit` (0 to 7: four columns) of each block of set `set` of the chunk.
@@ -272,6 +271,7 @@ macro_rules! with_codes {
         $body
     }};
 }
+#[cfg(target_arch = "x86_64")]
 pub(crate) use with_codes;
 
 /// Finds chunk `index` in one half of a panel.
