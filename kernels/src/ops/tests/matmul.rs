@@ -119,6 +119,17 @@ fn bound(w: &Weights, row: usize, x: &[f32], precision: Precision) -> f64 {
     let group = if shape.sixteens { 16 } else { 32 };
     let mut panel = vec![0; panel_bytes(w.format, w.cols)];
     pack_panel(w.format, w.cols, bytes, &mut panel);
+    let largest = |x: &[f32]| f64::from(x.iter().fold(0.0_f32, |m, x| m.max(x.abs())));
+    let of_column = largest(x);
+    let step = |group: &[f32]| {
+        let of_group = largest(group);
+        let mut reach = if of_group > 0.0 { of_column } else { 0.0 };
+        while of_group > 0.0 && reach / 2.0 >= of_group {
+            reach /= 2.0;
+        }
+        reach / f64::from(precision.code_max())
+    };
+    let steps: Vec<f64> = x.chunks(32).map(step).collect();
     let mut chunk = Chunk::ZERO;
     let mut total = 0.0;
     for (k, value) in x.iter().enumerate() {
@@ -135,17 +146,7 @@ fn bound(w: &Weights, row: usize, x: &[f32], precision: Precision) -> f64 {
         } else {
             0.0
         };
-        let largest = |x: &[f32]| f64::from(x.iter().fold(0.0_f32, |m, x| m.max(x.abs())));
-        let (of_group, of_column) = (
-            largest(x[k / 32 * 32..].chunks(32).next().unwrap()),
-            largest(x),
-        );
-        let mut reach = of_column;
-        while of_group > 0.0 && reach / 2.0 >= of_group {
-            reach /= 2.0;
-        }
-        let reach = if of_group > 0.0 { reach } else { 0.0 };
-        let step = reach / f64::from(precision.code_max());
+        let step = steps[k / 32];
         let half_step = step / 2.0 * (1.0 + 1e-5);
         total += (scaled - min).abs() * half_step;
         total += gamma * (scaled.abs() + min.abs()) * (f64::from(value.abs()) + half_step);
