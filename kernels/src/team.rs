@@ -208,9 +208,10 @@ impl Drop for Finish<'_> {
             spin_loop();
         }
         // Sleep. SeqCst on `caller_sleeps` and `running` here and in `serve`: either the last worker sees the flag, or
-        // we see its zero.
+        // we see its zero. A swap, not a store: QEMU 7 lets a load-acquire pass an earlier store-release (no fence
+        // between its `stlr` and `ldar`), and the emulated tests slept for ever.
         let mut guard = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.caller_sleeps.store(true, Ordering::SeqCst);
+        shared.caller_sleeps.swap(true, Ordering::SeqCst);
         while shared.running.load(Ordering::SeqCst) != 0 {
             guard = shared
                 .done
