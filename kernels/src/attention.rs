@@ -1,14 +1,17 @@
 //! Attention over one span of positions, for vectors of any width.
 //!
-//! A *row* is one query head of one column. Rows that read the same KV head of the same sequence share the work of
-//! bringing keys and values to f32: the heads of a group, and neighbouring columns of a prompt.
+//! A *row* is one query head of one column. Rows that read the same KV head of the same sequence share a pass: the
+//! heads of a group, and neighbouring columns of a prompt.
 //!
 //! ```text
-//!  tile of 32 positions   k [head_dim][32]   v [32][head_dim]           converted once for all rows
+//!  tile of 32 positions   k [head_dim][32]   v [32][head_dim]   few rows read it where it lies, many a copy in f32
 //!  scores                 a lane is a position; Σ over head_dim in order, one fused step each
 //!  softmax                running maximum and total of the row, new at each tile
 //!  values                 a lane is an element; Σ over the row's positions in order, one fused step each
 //! ```
+//!
+//! In q8_0 the sums run over codes: a scale of keys multiplies the sum over its 32 elements, and a scale of values the
+//! weight of its position. So a code costs no multiplication of its own, and the copy computes what a direct read does.
 //!
 //! What a row computes depends on its own positions only: scores of positions that it does not see are replaced, and
 //! their values are left out, whatever other rows of the job see.
@@ -21,6 +24,7 @@
 
 use std::ops::Range;
 
+use crate::floats::{Floats, exp};
 use crate::ops::{KV_SCALE_GROUP, KvFormat, KvLayer, Query};
 
 /// Positions in a tile. Tiles start at multiples of it.
@@ -35,6 +39,10 @@ pub(crate) const ROWS: usize = 64;
 
 /// Rows that are in registers together.
 const QUAD: usize = 4;
+
+/// Rows up to which a tile is read where it lies, converted again for each quad: a store and a load of the copy cost
+/// more than that.
+const DIRECT_ROWS: usize = 2 * QUAD;
 
 /// Padding of `head_dim` in the scratch: the widest vector.
 pub(crate) const PAD: usize = 16;
@@ -70,12 +78,16 @@ pub(crate) struct Scratch {
     pub(crate) sums: Box<[f32]>,
     /// The same over the spans so far.
     pub(crate) joined: Box<[f32]>,
-    /// `[head_dim][TILE]`
+    /// `[head_dim][TILE]`: keys, or in q8_0 their codes.
     k: Box<[f32]>,
-    /// `[TILE][padded head_dim]`
+    /// `[TILE][padded head_dim]`: likewise values.
     v: Box<[f32]>,
+    /// `[head_dim / 32][TILE]` of keys, then of values; q8_0 only.
+    scales: Box<[f32]>,
     /// `[ROWS][TILE]`: scores, then weights.
     weights: Box<[f32]>,
+    /// `[QUAD][head_dim / 32][TILE]`: weights times scales of values; q8_0 only.
+    scaled: Box<[f32]>,
 }
 
 impl Scratch {
@@ -90,13 +102,16 @@ impl Scratch {
             joined: floats(ROWS * dim),
             k: floats(TILE * dim),
             v: floats(TILE * dim),
+            scales: floats(2 * scales(dim)),
             weights: floats(ROWS * TILE),
+            scaled: floats(QUAD * scales(dim)),
         }
     }
 
     pub(crate) fn bytes(head_dim_max: usize) -> usize {
         let dim = head_dim_max.next_multiple_of(PAD);
-        ROWS * size_of::<Row>() + 4 * (2 * ROWS + 2 * ROWS * dim + 2 * TILE * dim + ROWS * TILE)
+        let row = 2 + 2 * dim + TILE;
+        ROWS * size_of::<Row>() + 4 * (ROWS * row + 2 * TILE * dim + (2 + QUAD) * scales(dim))
     }
 
     #[cfg(test)]
@@ -108,11 +123,18 @@ impl Scratch {
             &self.joined,
             &self.k,
             &self.v,
+            &self.scales,
             &self.weights,
+            &self.scaled,
         ];
         let floats: usize = floats.iter().map(|floats| size_of_val(&***floats)).sum();
         size_of_val(&*self.rows) + floats
     }
+}
+
+/// Scales of a tile's keys, or of its values.
+fn scales(head_dim: usize) -> usize {
+    head_dim.div_ceil(KV_SCALE_GROUP) * TILE
 }
 
 impl Scratch {
@@ -179,151 +201,70 @@ impl Join {
     }
 }
 
-/// Vectors of f32. Implementations run on machines that have the instructions, which is what each unsafe call in them
-/// rests on.
-pub(crate) trait Floats: Copy {
-    /// Lanes in a vector.
-    const LANES: usize;
-    /// Loads `LANES` floats.
+/// How the numbers of a tile lie in memory.
+trait Numbers {
+    /// Bytes of one.
+    const BYTES: usize;
+    /// Whether they are codes, which scales multiply.
+    const SCALED: bool;
+    /// Loads `F::LANES` of them.
     ///
     /// # Safety
     /// They are readable.
-    unsafe fn load(from: *const f32) -> Self;
-    /// Stores `LANES` floats.
-    ///
-    /// # Safety
-    /// They are writable.
-    unsafe fn store(self, to: *mut f32);
-    /// Loads `LANES` little-endian halves.
-    ///
-    /// # Safety
-    /// They are readable.
-    unsafe fn load_halves(from: *const u8) -> Self;
-    /// Loads `LANES` signed bytes.
-    ///
-    /// # Safety
-    /// They are readable.
-    unsafe fn load_bytes(from: *const u8) -> Self;
-    fn splat(x: f32) -> Self;
-    fn add(self, b: Self) -> Self;
-    fn sub(self, b: Self) -> Self;
-    fn mul(self, b: Self) -> Self;
-    /// `self · b + c`, rounded once.
-    fn mul_add(self, b: Self, c: Self) -> Self;
-    /// The greater; `b` where either is NaN.
-    fn max(self, b: Self) -> Self;
-    /// The lesser; `b` where either is NaN.
-    fn min(self, b: Self) -> Self;
-    /// `2ⁿ` where the low bits of each lane are n, as after adding 1.5 · 2²³.
-    fn power_of_two(self) -> Self;
-    /// Lanes of `self` where the mask has a bit, of `other` elsewhere.
-    fn select(self, mask: u32, other: Self) -> Self;
-    /// Lanes that are NaN.
-    fn nans(self) -> u32;
-    /// Σ of the lanes, in one order.
-    fn sum(self) -> f32;
-    /// The greatest lane, none being NaN.
-    fn greatest(self) -> f32;
+    unsafe fn load<F: Floats>(from: *const u8) -> F;
 }
 
-/// Implements [`Floats`] for one vector: of each method, the intrinsics that it is, on bare vectors.
-macro_rules! floats {
-    (
-        $(#[$doc:meta])*
-        $name:ident($vector:ty), $lanes:literal lanes;
-        $($method:ident($($arg:ident),+) => $body:expr;)+
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        struct $name($vector);
+/// A copy in f32, of codes or of the numbers themselves.
+struct Copied<const SCALED: bool>;
 
-        impl Floats for $name {
-            const LANES: usize = $lanes;
-
-            $(floats!(@ $method($($arg),+) $body);)+
-        }
-    };
-    (@ load($from:ident) $body:expr) => {
-        #[inline(always)]
-        unsafe fn load($from: *const f32) -> Self {
-            // SAFETY: they are readable by the caller's promise; the machine has the instructions.
-            Self(unsafe { $body })
-        }
-    };
-    (@ store($x:ident, $to:ident) $body:expr) => {
-        #[inline(always)]
-        unsafe fn store(self, $to: *mut f32) {
-            let $x = self.0;
-            // SAFETY: they are writable by the caller's promise; the machine has the instructions.
-            unsafe { $body }
-        }
-    };
-    (@ load_halves($from:ident) $body:expr) => { floats!(@@ load_halves($from) $body); };
-    (@ load_bytes($from:ident) $body:expr) => { floats!(@@ load_bytes($from) $body); };
-    (@@ $load:ident($from:ident) $body:expr) => {
-        #[inline(always)]
-        unsafe fn $load($from: *const u8) -> Self {
-            // SAFETY: they are readable by the caller's promise; the machine has the instructions.
-            Self(unsafe { $body })
-        }
-    };
-    (@ splat($x:ident) $body:expr) => {
-        #[inline(always)]
-        fn splat($x: f32) -> Self {
-            // SAFETY: the machine has the instructions.
-            Self(unsafe { $body })
-        }
-    };
-    (@ power_of_two($x:ident) $body:expr) => {
-        #[inline(always)]
-        fn power_of_two(self) -> Self {
-            let $x = self.0;
-            // SAFETY: the machine has the instructions.
-            Self(unsafe { $body })
-        }
-    };
-    (@ select($x:ident, $mask:ident, $other:ident) $body:expr) => {
-        #[inline(always)]
-        fn select(self, $mask: u32, other: Self) -> Self {
-            let ($x, $other) = (self.0, other.0);
-            // SAFETY: the machine has the instructions.
-            Self(unsafe { $body })
-        }
-    };
-    (@ nans($x:ident) $body:expr) => {
-        #[inline(always)]
-        fn nans(self) -> u32 {
-            let $x = self.0;
-            // SAFETY: the machine has the instructions.
-            unsafe { $body }
-        }
-    };
-    (@ $reduce:ident($x:ident) $body:expr) => {
-        #[inline(always)]
-        fn $reduce(self) -> f32 {
-            let $x = self.0;
-            // SAFETY: the machine has the instructions.
-            unsafe { $body }
-        }
-    };
-    (@ $combine:ident($a:ident, $b:ident) $body:expr) => {
-        #[inline(always)]
-        fn $combine(self, b: Self) -> Self {
-            let ($a, $b) = (self.0, b.0);
-            // SAFETY: the machine has the instructions.
-            Self(unsafe { $body })
-        }
-    };
-    (@ $combine:ident($a:ident, $b:ident, $c:ident) $body:expr) => {
-        #[inline(always)]
-        fn $combine(self, b: Self, c: Self) -> Self {
-            let ($a, $b, $c) = (self.0, b.0, c.0);
-            // SAFETY: the machine has the instructions.
-            Self(unsafe { $body })
-        }
-    };
+impl<const SCALED: bool> Numbers for Copied<SCALED> {
+    const BYTES: usize = 4;
+    const SCALED: bool = SCALED;
+    #[inline(always)]
+    unsafe fn load<F: Floats>(from: *const u8) -> F {
+        // SAFETY: the caller's promise.
+        unsafe { F::load(from.cast()) }
+    }
 }
-pub(crate) use floats;
+
+/// [`KvFormat::F16`].
+struct Halves;
+
+impl Numbers for Halves {
+    const BYTES: usize = 2;
+    const SCALED: bool = false;
+    #[inline(always)]
+    unsafe fn load<F: Floats>(from: *const u8) -> F {
+        // SAFETY: the caller's promise.
+        unsafe { F::load_halves(from) }
+    }
+}
+
+/// Codes of [`KvFormat::Q8_0`].
+struct Codes;
+
+impl Numbers for Codes {
+    const BYTES: usize = 1;
+    const SCALED: bool = true;
+    #[inline(always)]
+    unsafe fn load<F: Floats>(from: *const u8) -> F {
+        // SAFETY: the caller's promise.
+        unsafe { F::load_bytes(from) }
+    }
+}
+
+/// A tile at work.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// Its first position.
+    start: usize,
+    /// `[head_dim][TILE]` and `[TILE][padded head_dim]` numbers.
+    k: *const u8,
+    v: *const u8,
+    /// Keys and values of the next tile, to ask for: `ahead` bytes of each in every step over `head_dim`.
+    next: (*const u8, *const u8),
+    ahead: usize,
+}
 
 /// Attends the first `rows` of the scratch to the positions of a span: fills `maxima`, `totals` and `sums`.
 ///
@@ -335,12 +276,15 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
     span: usize,
     scratch: &mut Scratch,
 ) {
-    let dim = job.kv.shape.head_dim;
+    let shape = &job.kv.shape;
+    let dim = shape.head_dim;
     let padded = dim.next_multiple_of(PAD);
     assert!(rows <= ROWS);
     assert!(scratch.k.len() >= dim * TILE);
     assert!(scratch.v.len() >= TILE * padded);
     assert!(scratch.sums.len() >= rows * padded);
+    assert!(scratch.scales.len() >= 2 * scales(dim));
+    assert!(scratch.scaled.len() >= QUAD * scales(dim));
     for row in &scratch.rows[..rows] {
         assert!(row.q + dim <= job.q.len());
     }
@@ -348,113 +292,143 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
     scratch.totals[..rows].fill(0.0);
     scratch.sums[..rows * padded].fill(0.0);
     let seen = &scratch.rows[..rows];
-    let first = seen.iter().map(|row| row.visible.start).min();
-    let last = seen.iter().map(|row| row.visible.end).max();
-    let start = first.unwrap_or(0).max(span * SPAN) / TILE * TILE;
-    let end = last.unwrap_or(0).min((span + 1) * SPAN);
-    let mut tile = start;
-    while tile < end {
-        load_tile::<F>(job, rows, tile, scratch);
-        let mut row = 0;
-        while row < rows {
-            match rows - row {
-                1 => quad::<F, 1, WIDE>(job, row, tile, scratch),
-                2 => quad::<F, 2, WIDE>(job, row, tile, scratch),
-                3 => quad::<F, 3, WIDE>(job, row, tile, scratch),
-                _ => quad::<F, QUAD, WIDE>(job, row, tile, scratch),
-            }
-            row += QUAD;
+    let first = seen.iter().map(|row| row.visible.start).min().unwrap_or(0);
+    let last = seen.iter().map(|row| row.visible.end).max().unwrap_or(0);
+    let end = last.min((span + 1) * SPAN);
+    // Whether a tile of a block is what the loops read.
+    let whole = shape.block_positions == TILE && dim == padded;
+    let planes = |position| job.kv.planes(job.query, job.tables, position, job.kv_head);
+    for start in (first.max(span * SPAN) / TILE * TILE..end).step_by(TILE) {
+        let (k, v, _) = planes(start);
+        // The next span's first tile is likely this thread's too.
+        let (next_k, next_v, _) = planes(if start + TILE < last {
+            start + TILE
+        } else {
+            start
+        });
+        let mut tile = Tile {
+            start,
+            k: k.as_ptr(),
+            v: v.as_ptr(),
+            next: (next_k.as_ptr(), next_v.as_ptr()),
+            ahead: shape.plane_bytes() / dim,
+        };
+        if shape.format == KvFormat::Q8_0 && whole {
+            load_scales::<F>(dim, &tile, scratch);
         }
-        tile += TILE;
+        if whole && rows <= DIRECT_ROWS {
+            match shape.format {
+                KvFormat::F16 => quads::<F, Halves, WIDE>(job, rows, tile, scratch),
+                KvFormat::Q8_0 => quads::<F, Codes, WIDE>(job, rows, tile, scratch),
+            }
+            continue;
+        }
+        if whole {
+            copy_tile::<F>(shape.format, dim, &tile, scratch);
+        } else {
+            copy_positions(job, first.max(start)..last.min(start + TILE), scratch);
+        }
+        (tile.k, tile.v) = (scratch.k.as_ptr().cast(), scratch.v.as_ptr().cast());
+        match shape.format {
+            KvFormat::F16 => quads::<F, Copied<false>, WIDE>(job, rows, tile, scratch),
+            KvFormat::Q8_0 => quads::<F, Copied<true>, WIDE>(job, rows, tile, scratch),
+        }
     }
 }
 
-/// Brings keys and values of a tile to f32. Places that no row sees may be left as they are: nothing reads them but
-/// scores that are replaced.
+/// Brings a whole tile's scales to f32.
 #[inline(always)]
-fn load_tile<F: Floats>(job: &Job<'_>, rows: usize, tile: usize, scratch: &mut Scratch) {
-    let shape = &job.kv.shape;
-    let dim = shape.head_dim;
-    let padded = dim.next_multiple_of(PAD);
-    let (k, v) = (scratch.k.as_mut_ptr(), scratch.v.as_mut_ptr());
-    if shape.block_positions != TILE || dim != padded {
-        let seen = &scratch.rows[..rows];
-        let first = seen.iter().map(|row| row.visible.start).min().unwrap_or(0);
-        let last = seen.iter().map(|row| row.visible.end).max().unwrap_or(0);
-        for position in first.max(tile)..last.min(tile + TILE) {
-            let planes = job.kv.planes(job.query, job.tables, position, job.kv_head);
-            let (keys, values, offset) = planes;
-            for d in 0..dim {
-                scratch.k[d * TILE + position - tile] = job.kv.key(keys, offset, d);
-                scratch.v[(position - tile) * padded + d] = job.kv.value(values, offset, d);
-            }
-            scratch.v[(position - tile) * padded..][dim..padded].fill(0.0);
+fn load_scales<F: Floats>(dim: usize, tile: &Tile, scratch: &mut Scratch) {
+    let (keys, values) = scratch.scales.split_at_mut(scales(dim));
+    for at in (0..scales(dim)).step_by(F::LANES) {
+        // SAFETY: planes have `dim / 32 · TILE` scales behind their codes, and `span` asserted room for as many.
+        unsafe {
+            let behind = dim * TILE + at * 2;
+            F::load_halves(tile.k.add(behind)).store(keys.as_mut_ptr().add(at));
+            F::load_halves(tile.v.add(behind)).store(values.as_mut_ptr().add(at));
         }
-        return;
     }
-    let (keys, values, _) = job.kv.planes(job.query, job.tables, tile, job.kv_head);
-    let (keys, values) = (keys.as_ptr(), values.as_ptr());
-    let vectors = dim * TILE / F::LANES;
-    // SAFETY: planes have `dim · TILE` codes and, in q8_0, `dim / 32 · TILE` scales behind them; k and v have as many
-    // floats, as `span` asserted.
-    unsafe {
-        match shape.format {
-            KvFormat::F16 => {
-                for i in 0..vectors {
-                    let at = i * F::LANES;
-                    F::load_halves(keys.add(at * 2)).store(k.add(at));
-                    F::load_halves(values.add(at * 2)).store(v.add(at));
+}
+
+/// Copies a whole tile to f32.
+#[inline(always)]
+fn copy_tile<F: Floats>(format: KvFormat, dim: usize, tile: &Tile, scratch: &mut Scratch) {
+    let (k, v) = (scratch.k.as_mut_ptr(), scratch.v.as_mut_ptr());
+    for at in (0..dim * TILE).step_by(F::LANES) {
+        // SAFETY: planes have `dim · TILE` numbers, and so have k and v, as `span` asserted.
+        unsafe {
+            match format {
+                KvFormat::F16 => {
+                    Halves::load::<F>(tile.k.add(at * 2)).store(k.add(at));
+                    Halves::load::<F>(tile.v.add(at * 2)).store(v.add(at));
                 }
-            }
-            KvFormat::Q8_0 => {
-                let (key_scales, value_scales) = (keys.add(dim * TILE), values.add(dim * TILE));
-                for group in 0..dim / KV_SCALE_GROUP {
-                    for lane in (0..TILE).step_by(F::LANES) {
-                        let scale = F::load_halves(key_scales.add((group * TILE + lane) * 2));
-                        for d in group * KV_SCALE_GROUP..(group + 1) * KV_SCALE_GROUP {
-                            let at = d * TILE + lane;
-                            F::load_bytes(keys.add(at)).mul(scale).store(k.add(at));
-                        }
-                    }
-                }
-                let mut scales = [0.0; PAD];
-                let groups = dim * TILE / KV_SCALE_GROUP;
-                for group in 0..groups {
-                    if group % F::LANES == 0 {
-                        F::load_halves(value_scales.add(group * 2)).store(scales.as_mut_ptr());
-                    }
-                    let scale = F::splat(scales[group % F::LANES]);
-                    for lane in (0..KV_SCALE_GROUP).step_by(F::LANES) {
-                        let at = group * KV_SCALE_GROUP + lane;
-                        F::load_bytes(values.add(at)).mul(scale).store(v.add(at));
-                    }
+                KvFormat::Q8_0 => {
+                    Codes::load::<F>(tile.k.add(at)).store(k.add(at));
+                    Codes::load::<F>(tile.v.add(at)).store(v.add(at));
                 }
             }
         }
+    }
+}
+
+/// Copies the positions of a tile that some row sees, from blocks of any size. Others may stay as they are: nothing
+/// reads them but scores that are replaced.
+fn copy_positions(job: &Job<'_>, positions: Range<usize>, scratch: &mut Scratch) {
+    let dim = job.kv.shape.head_dim;
+    let padded = dim.next_multiple_of(PAD);
+    let (key_scales, value_scales) = scratch.scales.split_at_mut(scales(dim));
+    for position in positions {
+        let (keys, values, offset) = job.kv.planes(job.query, job.tables, position, job.kv_head);
+        let at = position % TILE;
+        for d in 0..dim {
+            let group = d / KV_SCALE_GROUP * TILE + at;
+            (scratch.k[d * TILE + at], key_scales[group]) = job.kv.key(keys, offset, d);
+            (scratch.v[at * padded + d], value_scales[group]) = job.kv.value(values, offset, d);
+        }
+        scratch.v[at * padded..][dim..padded].fill(0.0);
+    }
+}
+
+/// A tile for all rows.
+#[inline(always)]
+fn quads<F: Floats, N: Numbers, const WIDE: usize>(
+    job: &Job<'_>,
+    rows: usize,
+    mut tile: Tile,
+    scratch: &mut Scratch,
+) {
+    for row in (0..rows).step_by(QUAD) {
+        match rows - row {
+            1 => quad::<F, N, 1, WIDE>(job, row, &tile, scratch),
+            2 => quad::<F, N, 2, WIDE>(job, row, &tile, scratch),
+            3 => quad::<F, N, 3, WIDE>(job, row, &tile, scratch),
+            _ => quad::<F, N, QUAD, WIDE>(job, row, &tile, scratch),
+        }
+        tile.ahead = 0; // once is enough
     }
 }
 
 /// Scores, weights and values of `R` rows from `first` on, over one tile.
 #[inline(always)]
-fn quad<F: Floats, const R: usize, const WIDE: usize>(
+fn quad<F: Floats, N: Numbers, const R: usize, const WIDE: usize>(
     job: &Job<'_>,
     first: usize,
-    tile: usize,
+    tile: &Tile,
     scratch: &mut Scratch,
 ) {
     // What each row sees of the tile.
     let mut seen: [Range<usize>; R] = std::array::from_fn(|_| 0..0);
     let mut any = false;
     for (seen, row) in seen.iter_mut().zip(&scratch.rows[first..first + R]) {
-        let start = row.visible.start.clamp(tile, tile + TILE) - tile;
-        let end = row.visible.end.clamp(tile, tile + TILE) - tile;
+        let start = row.visible.start.clamp(tile.start, tile.start + TILE) - tile.start;
+        let end = row.visible.end.clamp(tile.start, tile.start + TILE) - tile.start;
         *seen = start..end;
         any |= start < end;
     }
     if !any {
         return;
     }
-    scores::<F, R>(job, first, scratch);
+    scores::<F, N, R>(job, first, tile, scratch);
     let mut shrinks = [1.0; R];
     for r in 0..R {
         if !seen[r].is_empty() {
@@ -463,11 +437,12 @@ fn quad<F: Floats, const R: usize, const WIDE: usize>(
     }
     if seen.iter().all(|other| *other == seen[0]) {
         let range = seen[0].clone();
-        values::<F, R, WIDE>(job, first, range, &shrinks, scratch);
+        values::<F, N, R, WIDE>(job, first, range, &shrinks, tile, scratch);
     } else {
         for r in 0..R {
             if !seen[r].is_empty() {
-                values::<F, 1, WIDE>(job, first + r, seen[r].clone(), &[shrinks[r]], scratch);
+                let range = seen[r].clone();
+                values::<F, N, 1, WIDE>(job, first + r, range, &[shrinks[r]], tile, scratch);
             }
         }
     }
@@ -475,7 +450,12 @@ fn quad<F: Floats, const R: usize, const WIDE: usize>(
 
 /// `weights = scale · q · k`, two vectors of positions at a time.
 #[inline(always)]
-fn scores<F: Floats, const R: usize>(job: &Job<'_>, first: usize, scratch: &mut Scratch) {
+fn scores<F: Floats, N: Numbers, const R: usize>(
+    job: &Job<'_>,
+    first: usize,
+    tile: &Tile,
+    scratch: &mut Scratch,
+) {
     let dim = job.kv.shape.head_dim;
     let mut q = [job.q.as_ptr(); R];
     for (q, row) in q.iter_mut().zip(&scratch.rows[first..first + R]) {
@@ -484,18 +464,39 @@ fn scores<F: Floats, const R: usize>(job: &Job<'_>, first: usize, scratch: &mut 
     }
     let weights = scratch.weights[first * TILE..][..R * TILE].as_mut_ptr();
     let scale = F::splat(job.scale);
+    let group = if N::SCALED { KV_SCALE_GROUP } else { dim };
     for lane in (0..TILE).step_by(2 * F::LANES) {
         let mut sums = [[F::splat(0.0); 2]; R];
-        // SAFETY: k has `dim · TILE` floats and each q `dim`, as `span` asserted; weights have R · TILE.
+        // SAFETY: k has `dim · TILE` numbers and each q `dim`, as `span` asserted; there are `dim / group · TILE`
+        // scales, and R · TILE weights.
         unsafe {
-            let k = scratch.k.as_ptr().add(lane);
-            for d in 0..dim {
-                let low = F::load(k.add(d * TILE));
-                let high = F::load(k.add(d * TILE + F::LANES));
-                for r in 0..R {
-                    let q = F::splat(*q[r].add(d));
-                    sums[r][0] = q.mul_add(low, sums[r][0]);
-                    sums[r][1] = q.mul_add(high, sums[r][1]);
+            let k = tile.k.add(lane * N::BYTES);
+            let scales = scratch.scales.as_ptr().add(lane);
+            for start in (0..dim).step_by(group) {
+                let mut products = [[F::splat(0.0); 2]; R];
+                for d in start..start + group {
+                    let at = k.add(d * TILE * N::BYTES);
+                    let low = N::load::<F>(at);
+                    let high = N::load::<F>(at.add(F::LANES * N::BYTES));
+                    for r in 0..R {
+                        let q = F::splat(*q[r].add(d));
+                        products[r][0] = q.mul_add(low, products[r][0]);
+                        products[r][1] = q.mul_add(high, products[r][1]);
+                    }
+                    if lane == 0 {
+                        F::prefetch(tile.next.0.wrapping_add(d * tile.ahead));
+                        F::prefetch(tile.next.1.wrapping_add(d * tile.ahead));
+                    }
+                }
+                if N::SCALED {
+                    let low = F::load(scales.add(start / group * TILE));
+                    let high = F::load(scales.add(start / group * TILE + F::LANES));
+                    for r in 0..R {
+                        sums[r][0] = products[r][0].mul_add(low, sums[r][0]);
+                        sums[r][1] = products[r][1].mul_add(high, sums[r][1]);
+                    }
+                } else {
+                    sums = products;
                 }
             }
             for r in 0..R {
@@ -558,42 +559,68 @@ fn softmax<F: Floats>(row: usize, seen: &Range<usize>, scratch: &mut Scratch) ->
 
 /// `sums = shrink · sums + Σ weight · v` over the positions that all of `R` rows see.
 #[inline(always)]
-fn values<F: Floats, const R: usize, const WIDE: usize>(
+fn values<F: Floats, N: Numbers, const R: usize, const WIDE: usize>(
     job: &Job<'_>,
     first: usize,
     seen: Range<usize>,
     shrinks: &[f32; R],
+    tile: &Tile,
     scratch: &mut Scratch,
 ) {
-    let padded = job.kv.shape.head_dim.next_multiple_of(PAD);
+    let dim = job.kv.shape.head_dim;
+    let padded = dim.next_multiple_of(PAD);
+    let len = scales(dim);
+    if N::SCALED {
+        let (weights, values) = (&scratch.weights[first * TILE..], &scratch.scales[len..]);
+        for r in 0..R {
+            for at in (0..len).step_by(F::LANES) {
+                // SAFETY: a row has TILE weights, and there are `len` scales and R · len products of the two.
+                unsafe {
+                    let weights = F::load(weights.as_ptr().add(r * TILE + at % TILE));
+                    let scales = F::load(values.as_ptr().add(at));
+                    weights
+                        .mul(scales)
+                        .store(scratch.scaled.as_mut_ptr().add(r * len + at));
+                }
+            }
+        }
+    }
+    let weights = if N::SCALED {
+        (scratch.scaled.as_ptr(), len)
+    } else {
+        (scratch.weights[first * TILE..][..R * TILE].as_ptr(), TILE)
+    };
+    let sums = scratch.sums[first * padded..][..R * padded].as_mut_ptr();
     let mut d = 0;
     while d < padded {
-        if d + WIDE * F::LANES <= padded {
-            columns::<F, R, WIDE>(padded, d, first, seen.clone(), shrinks, scratch);
-            d += WIDE * F::LANES;
-        } else {
-            columns::<F, R, 1>(padded, d, first, seen.clone(), shrinks, scratch);
-            d += F::LANES;
+        let (v, sums) = (tile.v, sums);
+        // SAFETY: sums have R · padded floats and v has TILE · padded numbers, `d + W · LANES` is at most `padded`,
+        // and `seen` ends at TILE; weights as above.
+        unsafe {
+            if d + WIDE * F::LANES <= padded {
+                columns::<F, N, R, WIDE>(padded, d, seen.clone(), shrinks, weights, v, sums);
+                d += WIDE * F::LANES;
+            } else {
+                columns::<F, N, R, 1>(padded, d, seen.clone(), shrinks, weights, v, sums);
+                d += F::LANES;
+            }
         }
     }
 }
 
 /// [`values`] for `W` vectors of elements from `d` on.
 #[inline(always)]
-fn columns<F: Floats, const R: usize, const W: usize>(
+unsafe fn columns<F: Floats, N: Numbers, const R: usize, const W: usize>(
     padded: usize,
     d: usize,
-    first: usize,
     seen: Range<usize>,
     shrinks: &[f32; R],
-    scratch: &mut Scratch,
+    (weights, stride): (*const f32, usize),
+    v: *const u8,
+    sums_at: *mut f32,
 ) {
-    let sums_at = scratch.sums[first * padded..][..R * padded].as_mut_ptr();
-    let weights = scratch.weights[first * TILE..][..R * TILE].as_ptr();
-    let v = scratch.v.as_ptr();
     debug_assert!(d + W * F::LANES <= padded);
-    // SAFETY: sums have R · padded floats and v has TILE · padded, `d + W · LANES` is at most `padded`, and `seen` ends
-    // at TILE.
+    // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[F::splat(0.0); W]; R];
         for r in 0..R {
@@ -605,11 +632,17 @@ fn columns<F: Floats, const R: usize, const W: usize>(
         for position in seen {
             let mut value = [F::splat(0.0); W];
             for w in 0..W {
-                value[w] = F::load(v.add(position * padded + d + w * F::LANES));
+                value[w] = N::load(v.add((position * padded + d + w * F::LANES) * N::BYTES));
             }
             for r in 0..R {
-                let weight = F::splat(*weights.add(r * TILE + position));
+                let weights = weights.add(r * stride + position);
                 for w in 0..W {
+                    let group = if N::SCALED {
+                        (d + w * F::LANES) / KV_SCALE_GROUP
+                    } else {
+                        0
+                    };
+                    let weight = F::splat(*weights.add(group * TILE));
                     sums[r][w] = weight.mul_add(value[w], sums[r][w]);
                 }
             }
@@ -620,29 +653,4 @@ fn columns<F: Floats, const R: usize, const W: usize>(
             }
         }
     }
-}
-
-/// eˣ as `avx2::rows` computes it, which says why and how exactly.
-#[inline(always)]
-fn exp<F: Floats>(x: F) -> F {
-    const ROUND: f32 = 12_582_912.0;
-    // NaN passes, being the second operand.
-    let x = F::splat(88.0).min(F::splat(-87.0).max(x));
-    let rounded = x.mul_add(F::splat(std::f32::consts::LOG2_E), F::splat(ROUND));
-    let n = rounded.sub(F::splat(ROUND));
-    let r = n.mul_add(F::splat(-0.693_359_4), x);
-    let r = n.mul_add(F::splat(2.121_944_4e-4), r);
-    let mut p = F::splat(1.0 / 5_040.0);
-    for coefficient in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
-        p = r.mul_add(p, F::splat(coefficient));
-    }
-    p.mul(rounded.power_of_two())
 }

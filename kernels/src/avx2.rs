@@ -27,13 +27,18 @@ pub(crate) use rows::{
 };
 pub(crate) use tile::{expand, multiply, peak};
 
-/// Asks for bytes to be brought into L1.
+/// Asks for bytes to be brought into L2.
 #[inline]
 pub(crate) fn prefetch(bytes: &[u8]) {
     for line in bytes.chunks(64) {
-        // SAFETY: a prefetch of readable memory; SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        prefetch_line(line.as_ptr());
     }
+}
+
+#[inline(always)]
+pub(crate) fn prefetch_line(line: *const u8) {
+    // SAFETY: a hint, which faults at no address; SSE is part of x86-64.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }
 
 #[inline]

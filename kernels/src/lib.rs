@@ -35,6 +35,7 @@ mod avx2;
 mod avx512;
 mod disjoint;
 mod dispatch;
+mod floats;
 pub mod isa;
 #[cfg(target_arch = "aarch64")]
 mod neon;

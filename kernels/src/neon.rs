@@ -23,15 +23,20 @@ pub(crate) use tile::{expand, multiply, multiply_i8mm, peak};
 #[inline]
 pub(crate) fn prefetch(bytes: &[u8]) {
     for line in bytes.chunks(64) {
-        // SAFETY: a hint, which changes no register and no memory.
-        unsafe {
-            asm!(
-                "prfm pldl1keep, [{line}]",
-                line = in(reg) line.as_ptr(),
-                options(nostack, preserves_flags, readonly)
-            );
-        };
+        prefetch_line(line.as_ptr());
     }
+}
+
+#[inline(always)]
+fn prefetch_line(line: *const u8) {
+    // SAFETY: a hint, which faults at no address and changes no register and no memory.
+    unsafe {
+        asm!(
+            "prfm pldl1keep, [{line}]",
+            line = in(reg) line,
+            options(nostack, preserves_flags, readonly)
+        );
+    };
 }
 
 #[inline]

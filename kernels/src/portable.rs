@@ -99,15 +99,18 @@ pub(crate) fn attention(
         out.fill(0.0);
         for position in shape.visible(query) {
             let (keys, values, offset) = kv.planes(query, tables, position, kv_head);
-            let products = (q.iter().enumerate())
-                .map(|(d, q)| f64::from(*q) * f64::from(kv.key(keys, offset, d)));
+            let products = q.iter().enumerate().map(|(d, q)| {
+                let (key, scale) = kv.key(keys, offset, d);
+                f64::from(*q) * f64::from(key * scale)
+            });
             let score = f64::from(products.sum::<f64>() as f32) * f64::from(shape.scale);
             let new_maximum = maximum.max(score);
             let shrink = (maximum - new_maximum).exp();
             let weight = (score - new_maximum).exp();
             total = total * shrink + weight;
             for (d, out) in out.iter_mut().enumerate() {
-                *out = *out * shrink as f32 + weight as f32 * kv.value(values, offset, d);
+                let (value, scale) = kv.value(values, offset, d);
+                *out = *out * shrink as f32 + weight as f32 * (value * scale);
             }
             maximum = new_maximum;
         }

@@ -15,7 +15,8 @@ use std::arch::x86_64::{
 };
 
 use super::sum_lanes;
-use crate::attention::{self, Floats, Job, Scratch, floats};
+use crate::attention::{self, Job, Scratch};
+use crate::floats::{Floats, floats};
 
 /// See `attention::span`.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -30,6 +31,7 @@ floats! {
     store(x, to) => _mm256_storeu_ps(to, x);
     load_halves(from) => _mm256_cvtph_ps(_mm_loadu_si128(from.cast()));
     load_bytes(from) => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())));
+    prefetch(line) => super::prefetch_line(line);
     splat(x) => _mm256_set1_ps(x);
     add(a, b) => _mm256_add_ps(a, b);
     sub(a, b) => _mm256_sub_ps(a, b);

@@ -13,7 +13,8 @@ use std::arch::x86_64::{
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
-use crate::attention::{self, Floats, Job, Scratch, floats};
+use crate::attention::{self, Job, Scratch};
+use crate::floats::{Floats, floats};
 
 /// See `attention::span`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -28,6 +29,7 @@ floats! {
     store(x, to) => _mm512_storeu_ps(to, x);
     load_halves(from) => _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()));
     load_bytes(from) => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())));
+    prefetch(line) => crate::avx2::prefetch_line(line);
     splat(x) => _mm512_set1_ps(x);
     add(a, b) => _mm512_add_ps(a, b);
     sub(a, b) => _mm512_sub_ps(a, b);

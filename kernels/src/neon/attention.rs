@@ -9,7 +9,8 @@ use std::arch::aarch64::{
 };
 
 use super::load_halves;
-use crate::attention::{self, Floats, Job, Scratch, floats};
+use crate::attention::{self, Job, Scratch};
+use crate::floats::{Floats, floats};
 
 /// See `attention::span`.
 #[target_feature(enable = "neon")]
@@ -27,6 +28,7 @@ floats! {
         let bytes = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
         vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
     };
+    prefetch(line) => super::prefetch_line(line);
     splat(x) => vdupq_n_f32(x);
     add(a, b) => vaddq_f32(a, b);
     sub(a, b) => vsubq_f32(a, b);

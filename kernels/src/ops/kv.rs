@@ -6,7 +6,7 @@
 //! ```text
 //!  f16   keys    [head_dim][P] f16                values  [P][head_dim] f16
 //!  q8_0  keys    [head_dim][P] i8                 values  [P][head_dim] i8
-//!        scales  [head_dim / 32][P] f16           scales  [P][head_dim / 32] f16
+//!        scales  [head_dim / 32][P] f16           scales  [head_dim / 32][P] f16
 //! ```
 //!
 //! The plane of head *h* in block *b* has index `b · kv_heads + h`. Numbers are little-endian.
@@ -110,6 +110,12 @@ impl KvShape {
     pub const fn plane_bytes(&self) -> usize {
         self.format.plane_bytes(self.head_dim, self.block_positions)
     }
+
+    /// Where a plane of q8_0 has the scale of element `d` of the position at `offset`.
+    const fn scale_at(&self, offset: usize, d: usize) -> usize {
+        let (codes, group) = (self.head_dim * self.block_positions, d / KV_SCALE_GROUP);
+        codes + (group * self.block_positions + offset) * 2
+    }
 }
 
 /// Keys and values of one layer: planes, as the module's picture has them.
@@ -156,42 +162,26 @@ impl<'a> KvLayer<'a> {
         )
     }
 
-    /// Element `d` of the key at `offset` of a plane.
+    /// Element `d` of the key at `offset` of a plane: the number that is stored, and what multiplies it. The product is
+    /// exact in f32.
     #[inline]
-    pub(crate) fn key(&self, plane: &[u8], offset: usize, d: usize) -> f32 {
-        let KvShape {
-            format,
-            head_dim,
-            block_positions,
-            ..
-        } = self.shape;
-        let at = d * block_positions + offset;
-        match format {
-            KvFormat::F16 => half_at(plane, at * 2),
-            KvFormat::Q8_0 => {
-                let scale = d / KV_SCALE_GROUP * block_positions + offset;
-                let scale = half_at(plane, head_dim * block_positions + scale * 2);
-                f32::from(plane[at].cast_signed()) * scale
-            }
-        }
+    pub(crate) fn key(&self, plane: &[u8], offset: usize, d: usize) -> (f32, f32) {
+        self.number(plane, d * self.shape.block_positions + offset, offset, d)
     }
 
-    /// Element `d` of the value at `offset` of a plane.
+    /// Element `d` of the value at `offset` of a plane, likewise.
     #[inline]
-    pub(crate) fn value(&self, plane: &[u8], offset: usize, d: usize) -> f32 {
-        let KvShape {
-            format,
-            head_dim,
-            block_positions,
-            ..
-        } = self.shape;
-        let at = offset * head_dim + d;
-        match format {
-            KvFormat::F16 => half_at(plane, at * 2),
+    pub(crate) fn value(&self, plane: &[u8], offset: usize, d: usize) -> (f32, f32) {
+        self.number(plane, offset * self.shape.head_dim + d, offset, d)
+    }
+
+    #[inline]
+    fn number(&self, plane: &[u8], at: usize, offset: usize, d: usize) -> (f32, f32) {
+        match self.shape.format {
+            KvFormat::F16 => (half_at(plane, at * 2), 1.0),
             KvFormat::Q8_0 => {
-                let scale = at / KV_SCALE_GROUP;
-                let scale = half_at(plane, head_dim * block_positions + scale * 2);
-                f32::from(plane[at].cast_signed()) * scale
+                let scale = half_at(plane, self.shape.scale_at(offset, d));
+                (f32::from(plane[at].cast_signed()), scale)
             }
         }
     }
@@ -226,28 +216,26 @@ impl KvLayerMut<'_> {
                     }
                 }
                 KvFormat::Q8_0 => {
-                    let scales = dim * positions;
+                    let scale_at = shape.scale_at(offset, start);
+                    let scale_at = scale_at..scale_at + 2;
                     let (scale, codes) = quantize(k);
                     for (d, code) in (start..).zip(codes) {
                         keys[d * positions + offset] = code.cast_unsigned();
                     }
-                    let at = scales + (group * positions + offset) * 2;
-                    keys[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                    keys[scale_at.clone()].copy_from_slice(&scale.to_le_bytes());
                     let (scale, codes) = quantize(v);
                     for (out, code) in values[offset * dim + start..].iter_mut().zip(codes) {
                         *out = code.cast_unsigned();
                     }
-                    let at = scales + (offset * (dim / KV_SCALE_GROUP) + group) * 2;
-                    values[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                    values[scale_at].copy_from_slice(&scale.to_le_bytes());
                 }
             }
         }
     }
 }
 
-/// A scale and codes: `code · scale` is within 0.54 of a scale of each value (half a code, and what rounding the
-/// scale to
-/// 11 bits moves 127 codes by) where the scale is a normal f16. A value that is not finite makes the scale NaN.
+/// A scale and codes. Where the scale is a normal f16, `code · scale` is within 0.54 of a scale of each value: half a
+/// code, and what rounding the scale to 11 bits moves 127 codes by. A value that is not finite makes the scale NaN.
 pub(crate) fn quantize(x: &[f32]) -> (f16, [i8; KV_SCALE_GROUP]) {
     let mut codes = [0; KV_SCALE_GROUP];
     let greatest = x.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));

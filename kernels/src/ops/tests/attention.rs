@@ -137,8 +137,10 @@ impl Scene {
                 let kv_head = head / (heads / kv_heads);
                 let score = |p: usize| -> f64 {
                     let (keys, _, at) = layer.planes(query, &self.tables, p, kv_head);
-                    let products = (q.iter().enumerate())
-                        .map(|(d, q)| f64::from(*q) * f64::from(layer.key(keys, at, d)));
+                    let products = q.iter().enumerate().map(|(d, q)| {
+                        let (key, scale) = layer.key(keys, at, d);
+                        f64::from(*q) * f64::from(key * scale)
+                    });
                     products.sum::<f64>() * f64::from(scale)
                 };
                 let weights: Vec<f64> = (first..=last).map(|p| score(p).exp()).collect();
@@ -146,7 +148,8 @@ impl Scene {
                 for d in 0..head_dim {
                     let sum = weights.iter().zip(first..).map(|(w, p)| {
                         let (_, values, at) = layer.planes(query, &self.tables, p, kv_head);
-                        w * f64::from(layer.value(values, at, d))
+                        let (value, scale) = layer.value(values, at, d);
+                        w * f64::from(value * scale)
                     });
                     out.push(sum.sum::<f64>() / total);
                 }
