@@ -12,6 +12,7 @@ mod dot;
 mod rows;
 mod tile;
 
+use std::arch::asm;
 use std::arch::x86_64::{
     __m128i, __m256, _MM_HINT_T1, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
     _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm256_castps256_ps128, _mm256_extractf128_ps,
@@ -39,6 +40,18 @@ pub(crate) fn prefetch(bytes: &[u8]) {
 pub(crate) fn prefetch_line(line: *const u8) {
     // SAFETY: a hint, which faults at no address; SSE is part of x86-64.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+}
+
+#[inline(always)]
+pub(crate) fn prefetch_for_write(line: *const u8) {
+    // SAFETY: as above; a processor without `prefetchw` takes it for a `nop`.
+    unsafe {
+        asm!(
+            "prefetchw byte ptr [{line}]",
+            line = in(reg) line,
+            options(nostack, preserves_flags, readonly)
+        );
+    };
 }
 
 #[inline]

@@ -225,7 +225,7 @@ impl<const SIXTEENS: bool, const MINS: bool> Source for Expanded<'_, SIXTEENS, M
 pub(crate) fn multiply(
     shape: Shape,
     chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -299,7 +299,7 @@ fn panel_few<C: Codes>(
             let sums = &mut sums[columns];
             by_width(
                 &halves,
-                tile,
+                &tile,
                 space,
                 std::mem::take(&mut ahead),
                 index == 0,
@@ -313,7 +313,7 @@ fn panel_few<C: Codes>(
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn by_width<S: Source>(
     halves: &[S; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     ahead: &[u8],
     fresh: bool,
@@ -361,7 +361,7 @@ macro_rules! unrolled {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn dot<S: Source, const N: usize, const D: usize, const M: usize>(
     halves: &[S; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     ahead: &[u8],
     fresh: bool,
@@ -372,7 +372,7 @@ fn dot<S: Source, const N: usize, const D: usize, const M: usize>(
     let parts = if S::SIXTEENS { 2 } else { 1 };
     let lines = 8 / parts;
     let codes = &tile.codes.as_chunks::<M>().0.as_chunks::<8>().0[..tile.blocks];
-    let groups = Groups::<N>::of::<D>(&tile, halves[0].shape(), space);
+    let groups = Groups::<N>::of::<D>(tile, halves[0].shape(), space);
     let sums: &mut [TileSums; N] = sums.try_into().expect("sums for each column of the tile");
     // What is asked for ahead is spread over the work: a core has few requests under way, and waits with one more.
     let sets = HALVES * tile.blocks / S::SET;
@@ -483,9 +483,12 @@ pub(crate) fn peak(rounds: u64) -> u64 {
 /// 2⁻ᵉ times a sum of products, exactly: one digit, or an upper one of weight 256 and a lower one.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn finish<const D: usize>(digits: [__m512i; D], base: f32) -> __m512 {
+fn finish<const D: usize>(digits: [__m512i; D], base: i32) -> __m512 {
     match digits[..] {
-        [one] => _mm512_sub_ps(_mm512_castsi512_ps(one), _mm512_set1_ps(base)),
+        [one] => _mm512_sub_ps(
+            _mm512_castsi512_ps(one),
+            _mm512_castsi512_ps(_mm512_set1_epi32(base)),
+        ),
         [upper, lower] => {
             let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower);
             _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(unit_of(base)))

@@ -46,4 +46,10 @@ impl<'a, T> Disjoint<'a, T> {
         // SAFETY: the range lies inside the slice that `new` borrowed for 'a, and the caller is its only holder.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
+
+    /// Where an element lies, to ask the cache for it.
+    #[inline]
+    pub(crate) fn address(&self, index: usize) -> *const T {
+        self.start.wrapping_add(index)
+    }
 }

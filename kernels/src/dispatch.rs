@@ -216,6 +216,20 @@ pub(crate) fn prefetch(isa: Isa, bytes: &[u8]) {
     }
 }
 
+/// Asks for the lines of some floats to be brought into the cache as this core's own. A hint, for any address.
+pub(crate) fn prefetch_for_write(isa: Isa, floats: *const f32, len: usize) {
+    for at in (0..len).step_by(16) {
+        let line = floats.wrapping_add(at).cast();
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512 => avx2::prefetch_for_write(line),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonI8mm => neon::prefetch_for_write(line),
+            _ => (),
+        }
+    }
+}
+
 /// See `panel::chunk::expand`. SIMD only.
 pub(crate) fn expand(
     isa: Isa,
@@ -285,7 +299,7 @@ pub(crate) fn multiply(
     isa: Isa,
     shape: Shape,
     chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],

@@ -39,6 +39,18 @@ fn prefetch_line(line: *const u8) {
     };
 }
 
+#[inline(always)]
+pub(crate) fn prefetch_for_write(line: *const u8) {
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "prfm pstl1keep, [{line}]",
+            line = in(reg) line,
+            options(nostack, preserves_flags, readonly)
+        );
+    };
+}
+
 #[inline]
 #[target_feature(enable = "neon")]
 fn load_ps(x: &[f32; 4]) -> float32x4_t {

@@ -117,7 +117,7 @@ pub(crate) fn expand(
 pub(crate) fn multiply(
     shape: Shape,
     chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -156,7 +156,7 @@ pub(crate) fn multiply(
 fn by_width<const LINES: usize, const WIDE: bool, const SIXTEENS: bool, const MINS: bool>(
     shape: Shape,
     chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -207,7 +207,7 @@ fn dot<
 >(
     shape: Shape,
     (chunk, lane): (&Chunk, usize),
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -215,7 +215,7 @@ fn dot<
 ) {
     let blocks = tile.blocks;
     let codes = &tile.codes[..blocks * 8 * D * N];
-    let groups = Groups::<N>::of::<D>(&tile, shape, space);
+    let groups = Groups::<N>::of::<D>(tile, shape, space);
     let parts = if SIXTEENS { 2 } else { 1 };
     let lines = 8 / parts;
     let mut totals = [_mm256_setzero_ps(); N];
@@ -251,12 +251,12 @@ fn dot<
 /// 2⁻ᵉ times a sum of products; see `avx512::finish`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn finish<const D: usize>(digits: [__m256i; D], begin: i32, base: f32) -> __m256 {
+fn finish<const D: usize>(digits: [__m256i; D], begin: i32, base: i32) -> __m256 {
     let begin = _mm256_set1_epi32(begin);
     match digits[..] {
         [one] => {
             let sum = _mm256_castsi256_ps(_mm256_add_epi32(one, begin));
-            _mm256_sub_ps(sum, _mm256_set1_ps(base))
+            _mm256_sub_ps(sum, _mm256_castsi256_ps(_mm256_set1_epi32(base)))
         }
         [upper, lower] => {
             let sum = _mm256_add_epi32(_mm256_slli_epi32::<8>(upper), lower);

@@ -132,7 +132,7 @@ pub(crate) fn expand(
 pub(crate) fn multiply(
     shape: Shape,
     chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -145,7 +145,7 @@ pub(crate) fn multiply(
 pub(crate) fn multiply_i8mm(
     shape: Shape,
     chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -304,7 +304,7 @@ unsafe fn smmla(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
 fn by_shape<P: Multiplier>(
     shape: Shape,
     chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -322,7 +322,7 @@ fn by_shape<P: Multiplier>(
 fn by_width<P: Multiplier, const SIXTEENS: bool, const MINS: bool>(
     shape: Shape,
     chunks: &[Chunk; HALVES],
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -368,7 +368,7 @@ fn dot<
 >(
     shape: Shape,
     (chunk, half): (&Chunk, usize),
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     space: &mut GroupSpace,
     fresh: bool,
     sums: &mut [TileSums],
@@ -380,7 +380,7 @@ fn dot<
     let weights = &chunk.codes.as_chunks::<8>().0[..blocks];
     // The offset is taken off the codes here, not off their sum.
     let signed = Shape { offset: 0, ..shape };
-    let groups = Groups::<N>::of::<D>(&tile, signed, space);
+    let groups = Groups::<N>::of::<D>(tile, signed, space);
     let parts = if SIXTEENS { 2 } else { 1 };
     let lines = 8 / parts;
     // A code less its offset fits a signed byte, and so does what is left of the subtraction modulo 256.
@@ -408,7 +408,10 @@ fn dot<
             for quad in 0..QUADS {
                 let product = vaddq_s32(products[M - N + n][quad], begin);
                 let product = if D == 1 {
-                    vsubq_f32(vreinterpretq_f32_s32(product), vdupq_n_f32(base))
+                    vsubq_f32(
+                        vreinterpretq_f32_s32(product),
+                        vreinterpretq_f32_s32(vdupq_n_s32(base)),
+                    )
                 } else {
                     let sum = vaddq_s32(vshlq_n_s32::<8>(products[n][quad]), product);
                     vmulq_f32(vcvtq_f32_s32(sum), vdupq_n_f32(unit_of(base)))

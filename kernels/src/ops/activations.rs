@@ -106,9 +106,9 @@ pub struct Activations {
     /// `[columns]`
     scales: Box<[f32]>,
     codes: Box<[i32]>,
-    bases: Box<[f32]>,
+    bases: Box<[i32]>,
     scaled_sums: Box<[f32]>,
-    half_bases: Box<[f32]>,
+    half_bases: Box<[i32]>,
     sums: Box<[i32]>,
     pair_sums: Box<[i32]>,
 }
@@ -165,9 +165,9 @@ pub(crate) struct Tile<'a> {
     /// Groups of 32 columns of weights.
     pub(crate) blocks: usize,
     pub(crate) codes: &'a [i32],
-    pub(crate) bases: &'a [f32],
+    pub(crate) bases: &'a [i32],
     pub(crate) scaled_sums: &'a [f32],
-    pub(crate) half_bases: &'a [f32],
+    pub(crate) half_bases: &'a [i32],
     pub(crate) sums: &'a [i32],
     pub(crate) pair_sums: &'a [i32],
 }
@@ -195,7 +195,7 @@ pub(crate) struct Groups<'a, const N: usize> {
     /// most), so its exponent does not change, and the sum as a float less the base is 2⁻ᵉ · the sum, exactly.
     pub(crate) begins: &'a [[i32; N]],
     /// Of each 32 columns.
-    pub(crate) bases: &'a [[f32; N]],
+    pub(crate) bases: &'a [[i32; N]],
     /// What mins are multiplied with: 2⁻ᵉ · the sum of codes of a group.
     pub(crate) scaled_sums: &'a [[f32; N]],
 }
@@ -208,36 +208,33 @@ impl<'a, const N: usize> Groups<'a, N> {
         shape: Shape,
         space: &'a mut GroupSpace,
     ) -> Groups<'a, N> {
-        let bits = |base: f32| {
-            if D == 1 {
-                base.to_bits().cast_signed()
-            } else {
-                0
-            }
-        };
         let offset = if shape.mins { 0 } else { shape.offset };
-        let mut scaled_sums = tile.scaled_sums;
-        if shape.sixteens {
-            let begins = space.begins.iter_mut().zip(tile.half_bases);
-            for ((begin, base), sum) in begins.zip(tile.sums) {
-                *begin = bits(*base) - offset * sum;
-            }
-            if shape.mins {
-                let scaled = space.scaled_halves.iter_mut().zip(tile.half_bases);
-                for ((scaled, base), sum) in scaled.zip(tile.sums) {
-                    *scaled = *sum as f32 * unit_of(*base);
-                }
-                scaled_sums = &space.scaled_halves;
-            }
+        let (bases, sums) = if shape.sixteens {
+            (tile.half_bases, tile.sums)
         } else {
-            let begins = space.begins.iter_mut().zip(tile.bases);
-            for ((begin, base), sum) in begins.zip(tile.pair_sums) {
-                *begin = bits(*base) - offset * sum;
+            (tile.bases, tile.pair_sums)
+        };
+        let begins = if D == 1 && offset == 0 {
+            bases
+        } else {
+            let begins = space.begins.iter_mut().zip(bases);
+            for ((begin, base), sum) in begins.zip(sums) {
+                let base = if D == 1 { *base } else { 0 };
+                *begin = base - offset * sum;
             }
+            &space.begins
+        };
+        let mut scaled_sums = tile.scaled_sums;
+        if shape.sixteens && shape.mins {
+            let scaled = space.scaled_halves.iter_mut().zip(bases);
+            for ((scaled, base), sum) in scaled.zip(sums) {
+                *scaled = *sum as f32 * unit_of(*base);
+            }
+            scaled_sums = &space.scaled_halves;
         }
         let groups = if shape.sixteens { 2 } else { 1 } * tile.blocks;
         Groups {
-            begins: &space.begins.as_chunks().0[..groups],
+            begins: &begins.as_chunks().0[..groups],
             bases: &tile.bases.as_chunks().0[..tile.blocks],
             scaled_sums: scaled_sums.as_chunks().0,
         }
@@ -251,9 +248,9 @@ pub(crate) struct ColumnMut<'a> {
     pub(crate) stride: usize,
     /// From the column's first word.
     pub(crate) codes: &'a mut [i32],
-    pub(crate) bases: &'a mut [f32],
+    pub(crate) bases: &'a mut [i32],
     pub(crate) scaled_sums: &'a mut [f32],
-    pub(crate) half_bases: &'a mut [f32],
+    pub(crate) half_bases: &'a mut [i32],
     pub(crate) sums: &'a mut [i32],
     pub(crate) pair_sums: &'a mut [i32],
 }
@@ -263,14 +260,14 @@ const BASE_BITS: u32 = 0x4b40_0000 - 0x3f80_0000;
 
 /// The power of two of a base: what one unit of the sum is worth.
 #[inline(always)]
-pub(crate) fn unit_of(base: f32) -> f32 {
-    f32::from_bits(base.to_bits() - BASE_BITS)
+pub(crate) fn unit_of(base: i32) -> f32 {
+    f32::from_bits(base.cast_unsigned() - BASE_BITS)
 }
 
 /// The base of a power of two.
 #[inline(always)]
-pub(crate) fn base_of(unit: f32) -> f32 {
-    f32::from_bits(unit.to_bits() + BASE_BITS)
+pub(crate) fn base_of(unit: f32) -> i32 {
+    (unit.to_bits() + BASE_BITS).cast_signed()
 }
 
 /// How a column is rounded.
@@ -359,9 +356,9 @@ impl Activations {
             x: vec![0.0; floats].into(),
             scales: vec![0.0; columns_max].into(),
             codes: vec![0; values / 4 * Precision::Sixteen.digits()].into(),
-            bases: vec![0.0; values / SCALE_GROUP].into(),
+            bases: vec![0; values / SCALE_GROUP].into(),
             scaled_sums: vec![0.0; values / SCALE_GROUP].into(),
-            half_bases: vec![0.0; values / SUM_GROUP].into(),
+            half_bases: vec![0; values / SUM_GROUP].into(),
             sums: vec![0; values / SUM_GROUP].into(),
             pair_sums: vec![0; values / SCALE_GROUP].into(),
         }
@@ -418,6 +415,7 @@ impl Activations {
     }
 
     /// Tile `index` for a chunk of weights, and its columns.
+    #[inline(always)]
     pub(crate) fn tile(&self, index: usize, chunk: usize) -> (Tile<'_>, Range<usize>) {
         assert!(self.inputs.codes, "memory for codes was taken");
         let columns = self.layout.tile_columns(index);

@@ -192,10 +192,9 @@ impl Product<'_> {
     /// Computes those of the job's steps that are this matrix's. Each step is computed by one worker.
     fn compute(&self, isa: Isa, steps: Range<usize>, x: &Activations, scratch: &mut Scratch) {
         let (w, step) = (self.w, self.step);
-        let store = |column: usize, row: usize, values: &[f32]| {
-            let at = column * w.rows + row;
-            // SAFETY: each step of rows is computed by one worker.
-            unsafe { self.y.slice(at..at + values.len()) }.copy_from_slice(values);
+        let y = Output {
+            y: &self.y,
+            rows: w.rows,
         };
         let first = steps.start.max(self.first_step) - self.first_step;
         let end = steps.end.saturating_sub(self.first_step) * step;
@@ -203,11 +202,32 @@ impl Product<'_> {
         for start in (first * step..end).step_by(step) {
             let rows = start..(start + step).min(end);
             match isa {
-                _ if step == PANEL_ROWS => panel_rows(isa, w, (rows, end), x, scratch, store),
-                Isa::Portable => portable_rows(w, rows, x, scratch, store),
-                _ => float_rows(isa, w, rows, x, scratch, store),
+                _ if step == PANEL_ROWS => panel_rows(isa, w, (rows, end), x, scratch, &y),
+                Isa::Portable => portable_rows(w, rows, x, scratch, &y),
+                _ => float_rows(isa, w, rows, x, scratch, &y),
             }
         }
+    }
+}
+
+/// Where one worker puts the rows that it computes.
+struct Output<'a> {
+    /// `[columns, rows]`
+    y: &'a Disjoint<'a, f32>,
+    rows: usize,
+}
+
+impl Output<'_> {
+    #[inline(always)]
+    fn store(&self, column: usize, row: usize, values: &[f32]) {
+        let at = column * self.rows + row;
+        // SAFETY: each step of rows is computed by one worker.
+        unsafe { self.y.slice(at..at + values.len()) }.copy_from_slice(values);
+    }
+
+    /// Where `store` would put the first value, to ask for.
+    fn address(&self, column: usize, row: usize) -> *const f32 {
+        self.y.address(column * self.rows + row)
     }
 }
 
@@ -315,13 +335,13 @@ fn portable_rows(
     rows: Range<usize>,
     x: &Activations,
     scratch: &mut Scratch,
-    store: impl Fn(usize, usize, &[f32]),
+    y: &Output<'_>,
 ) {
     let floats = &mut scratch.floats[..w.cols];
     for row in rows {
         w.dequantize_row(row, &mut scratch.bytes, floats);
         for column in 0..x.columns() {
-            store(
+            y.store(
                 column,
                 row,
                 &[crate::portable::dot(floats, x.floats(column))],
@@ -337,7 +357,7 @@ fn float_rows(
     rows: Range<usize>,
     x: &Activations,
     scratch: &mut Scratch,
-    store: impl Fn(usize, usize, &[f32]),
+    y: &Output<'_>,
 ) {
     for (place, row) in rows.clone().enumerate() {
         let floats = &mut scratch.floats[place * w.cols..][..w.cols];
@@ -350,17 +370,17 @@ fn float_rows(
             let xs = [x.floats(column), x.floats(column + 1)];
             let products =
                 dispatch::dot_floats(isa, &[float(0), float(1), float(2), float(3)], &xs);
-            store(column, rows.start, &products[0]);
-            store(column + 1, rows.start, &products[1]);
+            y.store(column, rows.start, &products[0]);
+            y.store(column + 1, rows.start, &products[1]);
         } else if rows.len() == ROWS {
             let ws = [float(0), float(1), float(2), float(3)];
             let [products] = dispatch::dot_floats(isa, &ws, &[x.floats(column)]);
-            store(column, rows.start, &products);
+            y.store(column, rows.start, &products);
         } else {
             for column in column..(column + COLUMNS).min(x.columns()) {
                 for (place, row) in rows.clone().enumerate() {
                     let [product] = dispatch::dot_floats(isa, &[float(place)], &[x.floats(column)]);
-                    store(column, row, &product);
+                    y.store(column, row, &product);
                 }
             }
         }
@@ -381,51 +401,55 @@ fn panel_rows(
     (rows, end): (Range<usize>, usize),
     x: &Activations,
     scratch: &mut Scratch,
-    store: impl Fn(usize, usize, &[f32]),
+    y: &Output<'_>,
 ) {
     let index = rows.start / PANEL_ROWS;
     let panel = w.panel(index);
     let run = &w.data[index * panel.len()..end.div_ceil(PANEL_ROWS) * panel.len()];
     let sums = &mut scratch.sums[..x.columns()];
+    let finish = |columns: Range<usize>, sums: &[TileSums]| {
+        for (column, sums) in columns.zip(sums) {
+            let scale = x.scale(column);
+            let mut products = [0.0; PANEL_ROWS];
+            for (product, sum) in products.iter_mut().zip(sums.as_flattened()) {
+                *product = sum * scale;
+            }
+            // A copy of a known length is a few instructions.
+            if rows.len() == PANEL_ROWS {
+                y.store(column, rows.start, &products);
+            } else {
+                y.store(column, rows.start, &products[..rows.len()]);
+            }
+        }
+    };
+    let (chunks, groups) = (&mut scratch.chunks, &mut scratch.groups);
     if dispatch::takes_few(isa, x.columns() * x.digits()) {
-        dispatch::multiply_few(
-            isa,
-            w.format,
-            run,
-            x,
-            &mut scratch.chunks,
-            &mut scratch.groups,
-            sums,
-        );
-    } else {
-        let shape = shape(w.format);
-        let chunk_bytes = PANEL_ROWS * w.format.row_bytes(CHUNK_COLS);
-        for chunk in 0..w.cols.div_ceil(CHUNK_COLS) {
-            let ahead = ((chunk + CHUNKS_AHEAD) * chunk_bytes).min(run.len());
-            let ahead = &run[ahead..(ahead + chunk_bytes).min(run.len())];
-            dispatch::prefetch(isa, ahead);
-            for (half, expanded) in scratch.chunks.iter_mut().enumerate() {
-                dispatch::expand(isa, w.format, w.cols, (panel, half), chunk, expanded);
-            }
-            for tile in 0..x.tiles() {
-                let (tile, columns) = x.tile(tile, chunk);
-                let sums = &mut sums[columns];
-                let (chunks, groups) = (&scratch.chunks, &mut scratch.groups);
-                dispatch::multiply(isa, shape, chunks, tile, groups, chunk == 0, sums);
-            }
-        }
+        dispatch::multiply_few(isa, w.format, run, x, chunks, groups, sums);
+        return finish(0..x.columns(), sums);
     }
-    for (column, sums) in sums.iter().enumerate() {
-        let scale = x.scale(column);
-        let mut products = [0.0; PANEL_ROWS];
-        for (product, sum) in products.iter_mut().zip(sums.as_flattened()) {
-            *product = sum * scale;
+    let shape = shape(w.format);
+    let chunk_bytes = PANEL_ROWS * w.format.row_bytes(CHUNK_COLS);
+    let last = w.cols.div_ceil(CHUNK_COLS) - 1;
+    for chunk in 0..=last {
+        let ahead = ((chunk + CHUNKS_AHEAD) * chunk_bytes).min(run.len());
+        let ahead = &run[ahead..(ahead + chunk_bytes).min(run.len())];
+        dispatch::prefetch(isa, ahead);
+        for (half, expanded) in chunks.iter_mut().enumerate() {
+            dispatch::expand(isa, w.format, w.cols, (panel, half), chunk, expanded);
         }
-        // A copy of a known length is a few instructions.
-        if rows.len() == PANEL_ROWS {
-            store(column, rows.start, &products);
-        } else {
-            store(column, rows.start, &products[..rows.len()]);
+        for tile in 0..x.tiles() {
+            let (tile, columns) = x.tile(tile, chunk);
+            if chunk == last {
+                // Results of each column go to a page of their own.
+                for column in columns.clone() {
+                    dispatch::prefetch_for_write(isa, y.address(column, rows.start), rows.len());
+                }
+            }
+            let sums = &mut sums[columns.clone()];
+            dispatch::multiply(isa, shape, chunks, &tile, groups, chunk == 0, sums);
+            if chunk == last {
+                finish(columns, sums);
+            }
         }
     }
 }
