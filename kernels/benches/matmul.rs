@@ -14,7 +14,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use outstation_kernels::isa::detect;
 use outstation_kernels::quant::random_row;
 use outstation_kernels::{
-    Activations, Format, Inputs, KernelLimits, Kernels, Matrix, Pin, Precision, Team, pack,
+    Activations, Format, Inputs, KernelLimits, Kernels, Matrix, Precision, Team, pack,
 };
 
 const ROWS: usize = 8192;
@@ -24,7 +24,7 @@ const COLUMNS: [usize; 3] = [1, 8, 128];
 fn kernels() -> Kernels {
     Kernels::new(
         detect(),
-        Team::new(1, Pin::Free),
+        Team::new(1),
         KernelLimits {
             cols_max: COLS,
             columns_max: 128,
@@ -47,7 +47,7 @@ fn read(c: &mut Criterion) {
 
 fn matmul(c: &mut Criterion) {
     let mut kernels = kernels();
-    let mut team = Team::new(1, Pin::Free);
+    let mut team = Team::new(1);
     let mut data = vec![0; ROWS * Format::F32.row_bytes(COLS)];
     let mut y = vec![0.0; COLUMNS[2] * ROWS];
     let mut activations = Activations::new(COLUMNS[2], COLS, Inputs::ALL);

@@ -53,4 +53,4 @@ pub use ops::{
     KvLayerMut, KvShape, KvSlot, Matrix, Precision, Query, RopeStyle, pack, rope_table,
 };
 pub use quant::Format;
-pub use team::{Pin, Team, Worker};
+pub use team::{Team, Worker};

@@ -93,11 +93,6 @@ impl Kernels {
         self.team.threads()
     }
 
-    /// Pins the calling thread as worker 0 where the team is pinned: see [`Team::pin_caller`].
-    pub fn pin_caller(&self) {
-        self.team.pin_caller();
-    }
-
     /// Multiplies codes in registers on all workers, `rounds` times a dozen instructions each, and returns the
     /// multiply-adds, so that a benchmark with a clock can tell the machine's limit; 0 for `Isa::Portable`.
     pub fn multiply_peak(&mut self, rounds: u64) -> u64 {

@@ -28,16 +28,6 @@ pub const THREADS_MAX: usize = 64;
 /// job.
 const SPINS: u32 = 2_500;
 
-/// Which core a worker may run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pin {
-    /// Wherever the kernel puts it.
-    Free,
-    /// Worker *i* on the *i*-th core that the process may use (modulo their count). Worker 0 is the caller, which calls
-    /// [`Team::pin_caller`] itself, since the team may be built on another thread.
-    Cores,
-}
-
 /// One member of the team during a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker {
@@ -69,7 +59,6 @@ type Job = dyn Fn(Worker) + Sync + 'static;
 pub struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    pin: Pin,
 }
 
 struct Shared {
@@ -99,7 +88,7 @@ impl Team {
     /// Starts `threads - 1` threads.
     ///
     /// Panics when `threads` is not in 1..=64, or when the system refuses a thread: at start that is fatal anyway.
-    pub fn new(threads: usize, pin: Pin) -> Team {
+    pub fn new(threads: usize) -> Team {
         assert!(
             (1..=THREADS_MAX).contains(&threads),
             "a team has 1 to {THREADS_MAX} threads"
@@ -121,9 +110,6 @@ impl Team {
                 std::thread::Builder::new()
                     .name(format!("kernel-{index}"))
                     .spawn(move || {
-                        if pin == Pin::Cores {
-                            pin_to_core(index);
-                        }
                         shared.serve(Worker {
                             index,
                             count: threads,
@@ -132,24 +118,12 @@ impl Team {
                     .expect("the system has room for a thread at start")
             })
             .collect();
-        Team {
-            shared,
-            workers,
-            pin,
-        }
+        Team { shared, workers }
     }
 
     /// Threads in the team, the caller included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
-    }
-
-    /// Pins the calling thread as worker 0, if the team was built with [`Pin::Cores`]. Call it once on the thread that
-    /// will call [`Team::run`].
-    pub fn pin_caller(&self) {
-        if self.pin == Pin::Cores {
-            pin_to_core(0);
-        }
     }
 
     /// Runs `job` once on each worker and returns when all are done. A panic on a worker thread aborts the process,
@@ -290,35 +264,6 @@ impl Shared {
         now
     }
 }
-
-/// Restricts the calling thread to the `index`-th core of those it may use. Pinning is a hint for speed: when the
-/// system refuses, the thread stays free and results are the same.
-#[cfg(target_os = "linux")]
-fn pin_to_core(index: usize) {
-    // SAFETY: `cpu_set_t` is a plain bit set, for which all zeros is the empty set.
-    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    let size = size_of::<libc::cpu_set_t>();
-    // SAFETY: `allowed` is a valid set of `size` bytes; pid 0 is the calling thread.
-    if unsafe { libc::sched_getaffinity(0, size, &raw mut allowed) } != 0 {
-        return;
-    }
-    let cores = 0..libc::CPU_SETSIZE as usize;
-    // SAFETY: every core index is below CPU_SETSIZE, the bits that a set has.
-    let is_allowed = |core: &usize| unsafe { libc::CPU_ISSET(*core, &allowed) };
-    let count = cores.clone().filter(is_allowed).count();
-    let Some(core) = cores.clone().filter(is_allowed).nth(index % count.max(1)) else {
-        return;
-    };
-    // SAFETY: as for `allowed` above.
-    let mut only: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `core` is below CPU_SETSIZE.
-    unsafe { libc::CPU_SET(core, &mut only) };
-    // SAFETY: `only` is a valid set of `size` bytes; pid 0 is the calling thread.
-    unsafe { libc::sched_setaffinity(0, size, &raw const only) };
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pin_to_core(_index: usize) {}
 
 #[cfg(test)]
 #[path = "team_tests.rs"]

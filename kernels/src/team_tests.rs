@@ -23,7 +23,7 @@ fn shares_cover_everything_once() {
 #[test]
 fn every_worker_runs_every_job_once() {
     for threads in [1, 2, 3, 5] {
-        let mut team = Team::new(threads, Pin::Free);
+        let mut team = Team::new(threads);
         assert_eq!(team.threads(), threads);
         let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
         for round in 1..=2_000 {
@@ -40,8 +40,7 @@ fn every_worker_runs_every_job_once() {
 
 #[test]
 fn workers_that_fell_asleep_wake_up() {
-    let mut team = Team::new(3, Pin::Cores);
-    team.pin_caller();
+    let mut team = Team::new(3);
     let total = AtomicUsize::new(0);
     for _ in 0..20 {
         // Long enough on any core for workers to leave their spin loop, without asking a clock.
@@ -57,7 +56,7 @@ fn workers_that_fell_asleep_wake_up() {
 
 #[test]
 fn a_caller_that_falls_asleep_wakes_up() {
-    let mut team = Team::new(2, Pin::Free);
+    let mut team = Team::new(2);
     let finished = AtomicBool::new(false);
     for _ in 0..20 {
         finished.store(false, Ordering::SeqCst);
@@ -79,7 +78,7 @@ fn a_caller_that_falls_asleep_wakes_up() {
 
 #[test]
 fn a_panic_of_the_caller_waits_for_the_others_and_the_team_lives_on() {
-    let mut team = Team::new(2, Pin::Free);
+    let mut team = Team::new(2);
     let ran = AtomicUsize::new(0);
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         team.run(&|worker| {

@@ -20,7 +20,7 @@ use outstation::scheduler::{Event, SchedulerLimits};
 use outstation::station::{Station, StepOutcome};
 use outstation_kernels::Isa;
 use outstation_kernels::KvFormat;
-use outstation_kernels::team::{Pin, Team};
+use outstation_kernels::team::Team;
 use outstation_tests::{Matrix, nmse, repository, shared};
 use outstation_wire::gguf::Gguf;
 use serde::Deserialize;
@@ -54,7 +54,7 @@ impl Golden {
             kv_blocks: 16,
             kv: KvFormat::F16,
         };
-        let mut team = Team::new(threads, Pin::Free);
+        let mut team = Team::new(threads);
         let mut weights = vec![0; model.packed_bytes];
         cpu::pack(&model, &bytes, &mut team, &mut weights, |_| ());
         let cache = vec![0_u8; CpuEngine::cache_bytes(&model, size)];

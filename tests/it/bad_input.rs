@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::str::FromStr;
 
+use outstation::generate::{self, Mix, ModelSpec, Shape};
 use outstation::model::Model;
 use outstation::template::ChatTemplate;
 use outstation::tokenizer::{Bos, Special, Tokenizer, Vocabulary};
@@ -51,6 +53,38 @@ fn files_that_are_no_models_end_with_65_or_74() {
         74,
         "folder",
     );
+}
+
+/// Blocks of q8_0 have 32 elements; a model with heads of 48 is served in f16 and refused in q8_0.
+#[test]
+fn heads_that_a_format_cannot_store_end_with_78() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let shape = Shape {
+        head_dim: 48,
+        ..Shape::from_str("tiny-llama").unwrap()
+    };
+    std::fs::write(&path, generate::bytes(&ModelSpec::new(shape, Mix::Q8_0, 1))).unwrap();
+    let path = path.to_str().unwrap();
+    for command in [
+        vec!["run", "--ids", "1", "--tokens", "1"],
+        vec![
+            "bench",
+            "--batch",
+            "1",
+            "--prompt",
+            "1",
+            "--generate",
+            "2",
+            "--repeat",
+            "1",
+        ],
+        vec!["check"],
+    ] {
+        let with = |kv: &str| run(&[&command, &["--model", path, "--kv", kv][..]].concat());
+        assert_eq!(with("f16").status.code(), Some(0), "{command:?}");
+        assert_refused(&with("q8_0"), 78, "use f16");
+    }
 }
 
 /// Everything that reads metadata, on a file with one byte changed: an error or a model, never a panic.

@@ -10,7 +10,6 @@ use serde_json::json;
 use super::exit::Failure;
 use super::load;
 use super::progress::Progress;
-use crate::budget::BudgetError;
 use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::engine::{Engine, PlanColumn, StepPlan};
@@ -90,11 +89,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let threads = load::threads(args.threads);
     let batch_max = args.batch.iter().copied().max().expect("checked");
     let context = context(args);
-    let kv = load::kv(args.kv.as_deref())?;
-    if !kv.fits(model.dims.head_dim) {
-        let head_dim = model.dims.head_dim;
-        return Err(BudgetError::KvFormat { kv, head_dim }.into());
-    }
+    let kv = load::kv_for(args.kv.as_deref(), &model)?;
     let size = EngineSize {
         columns_max: PREFILL_COLUMNS.max(batch_max) as usize,
         logits_rows_max: batch_max as usize,

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use outstation_kernels::KvFormat;
 use outstation_kernels::isa::{self, Isa};
-use outstation_kernels::team::{Pin, Team};
+use outstation_kernels::team::Team;
 use outstation_wire::gguf::Gguf;
 
 use super::exit::{self, Failure};
 use super::progress::Progress;
+use crate::budget::BudgetError;
 use crate::budget::{Budget, Compute, FileSizes};
 use crate::config::{ByteSize, Config, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
@@ -223,6 +224,16 @@ pub(super) fn isa(name: Option<&str>) -> Result<Isa, Failure> {
     ))
 }
 
+/// The format of keys and values as asked for, or f16, where heads of the model fit it.
+pub(super) fn kv_for(name: Option<&str>, model: &Model) -> Result<KvFormat, Failure> {
+    let (kv, head_dim) = (kv(name)?, model.dims.head_dim);
+    if kv.fits(head_dim) {
+        Ok(kv)
+    } else {
+        Err(BudgetError::KvFormat { kv, head_dim }.into())
+    }
+}
+
 /// The format of keys and values as configured, or f16.
 pub(super) fn kv(name: Option<&str>) -> Result<KvFormat, Failure> {
     let Some(name) = name else {
@@ -245,7 +256,7 @@ pub(super) fn engine(
     (isa, threads): (Isa, usize),
     size: EngineSize,
 ) -> Result<CpuEngine, Failure> {
-    let mut team = Team::new(threads, Pin::Free);
+    let mut team = Team::new(threads);
     let total = model.packed_bytes as u64;
     let mut progress = Progress::new("weights", total);
     let failed = |what: &str, bytes: u64| format!("cannot take {} for {what}", ByteSize(bytes));

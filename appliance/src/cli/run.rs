@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use outstation_kernels::KvFormat;
-
 use super::exit::{self, Failure};
 use super::load::{self, Loaded};
 use super::npy::NpyWriter;
@@ -51,6 +49,9 @@ pub(super) struct RunArgs {
     /// Do not stop at the end of the sequence.
     #[arg(long)]
     ignore_eos: bool,
+    /// Format of keys and values: f16 or q8_0.
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<String>,
     /// Instruction set: portable, avx2, avx512, neon or neon-i8mm; portable computes with exact activations.
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
@@ -87,7 +88,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         columns_max: STEP_COLUMNS,
         logits_rows_max: rows,
         kv_blocks: blocks_for(context),
-        kv: KvFormat::F16,
+        kv: load::kv_for(args.kv.as_deref(), &model)?,
     };
     let isa = load::isa(args.isa.as_deref())?;
     let mut engine = load::engine(model, bytes, (isa, load::threads(args.threads)), size)?;

@@ -5,7 +5,6 @@ mod matmul;
 mod rows;
 
 use super::*;
-use crate::team::Pin;
 
 const LIMITS: KernelLimits = KernelLimits {
     cols_max: 4096,
@@ -22,7 +21,7 @@ fn kernels(isa: Isa, threads: usize) -> Option<Kernels> {
         return None;
     }
     let limits = LIMITS;
-    Some(Kernels::new(isa, Team::new(threads, Pin::Free), limits))
+    Some(Kernels::new(isa, Team::new(threads), limits))
 }
 
 /// The instruction sets that are tested against portable.
@@ -51,8 +50,7 @@ fn an_instruction_set_that_the_machine_lacks_is_refused() {
         return;
     };
     let limits = LIMITS;
-    let refused =
-        std::panic::catch_unwind(|| Kernels::new(missing, Team::new(1, Pin::Free), limits));
+    let refused = std::panic::catch_unwind(|| Kernels::new(missing, Team::new(1), limits));
     assert!(refused.is_err());
 }
 

@@ -18,7 +18,7 @@ struct Weights {
 
 impl Weights {
     fn new(format: Format, rows: usize, cols: usize, file: Vec<u8>) -> Weights {
-        let mut team = Team::new(2, Pin::Free);
+        let mut team = Team::new(2);
         let mut packed = vec![0; Matrix::bytes(format, rows, cols)];
         pack(&mut team, format, &file, cols, &mut packed);
         Weights {
