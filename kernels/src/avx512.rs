@@ -432,7 +432,6 @@ fn dot<S: Source, const N: usize, const D: usize, const M: usize>(
 ///
 /// As instructions of its own, since compilers like to load all `x` long before they are used, and then run out of
 /// registers.
-///
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn multiply_line<const M: usize>(sums: &mut [__m512i; M], w: __m512i, x: &[i32; M]) {

@@ -34,8 +34,7 @@ const ALIGN: usize = 64;
 type Field = (usize, usize, usize);
 
 /// The fields of a block in the order in which a group holds them: scales first, since they are read first, and
-/// memory is
-/// fastest when it is read straight on.
+/// memory is fastest when it is read straight on.
 #[rustfmt::skip]
 const fn fields(format: Format) -> &'static [Field] {
     match format {
@@ -107,8 +106,7 @@ fn for_each_unit(
 /// Interleaves up to 32 rows of a file.
 ///
 /// **Shapes** `rows`: 1 to 32 times `format.row_bytes(cols)` bytes; `panel`: `panel_bytes(format, cols)`, all of
-/// which is
-/// written. Missing rows become zeros.
+/// which is written. Missing rows become zeros.
 pub fn pack_panel(format: Format, cols: usize, rows: &[u8], panel: &mut [u8]) {
     let row_bytes = format.row_bytes(cols);
     assert_eq!(panel.len(), panel_bytes(format, cols));

@@ -1,8 +1,8 @@
 //! Expanded panels times a tile of activations: what `avx512.rs` does with `dpbusd`, on eight lanes without it.
 //!
 //! `maddubs` multiplies unsigned codes with signed ones and adds pairs to 16 bits, saturating. So that it never
-//! does, its
-//! results are added in 16 bits only as often as the largest code allows, and codes of 8 bits are split into nibbles.
+//! does, its results are added in 16 bits only as often as the largest code allows, and codes of 8 bits are split into
+//! nibbles.
 
 use std::arch::x86_64::{
     __m256, __m256i, _mm_loadu_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
@@ -193,8 +193,7 @@ fn by_width<const LINES: usize, const WIDE: bool, const SIXTEENS: bool, const MI
 }
 
 /// See `avx512::dot`. `LINES` is how many products of codes fit 16 bits: `LINES · 2 · code_max · 128 < 2¹⁵`; `WIDE`
-/// splits
-/// codes into nibbles first.
+/// splits codes into nibbles first.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot<

@@ -1,8 +1,7 @@
 //! Expanded panels times a tile of activations: what `avx512.rs` does, on four vectors of four lanes.
 //!
 //! Both factors are signed bytes here: the offset of a format is taken off its codes as they are loaded, so sums
-//! start at
-//! zero. Two instructions multiply them, chosen when the machine is known:
+//! start at zero. Two instructions multiply them, chosen when the machine is known:
 //!
 //! ```text
 //!  sdot    4 rows of 4 codes, times 4 codes of one column:            4 sums

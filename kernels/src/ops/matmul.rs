@@ -387,9 +387,8 @@ fn float_rows(
     }
 }
 
-/// How many chunks ahead of the one that is multiplied memory is asked for, into L2: into L1 it would be slower,
-/// since a
-/// core keeps few requests of L1 under way.
+/// How many chunks ahead of the one that is multiplied memory is asked for, into L2: into L1 it would be slower, since
+/// a core keeps few requests of L1 under way.
 pub(crate) const CHUNKS_AHEAD: usize = 4;
 
 /// One panel: each chunk is expanded once and multiplied with every tile.

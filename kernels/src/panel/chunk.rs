@@ -530,8 +530,7 @@ codes!(
 );
 codes!(
     /// Each half of 128 columns has 16 words of nibbles, low ones then high ones, and eight words with the upper
-    /// pairs of
-    /// bits of its four blocks.
+    /// pairs of bits of its four blocks.
     Q6K,
     4,
     |place, set, unit| {
