@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, ServingConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize};
-use crate::kv::blocks_for;
+use crate::kv::{KvPool, blocks_for};
 use crate::limits::{self, KV_BLOCK_POSITIONS};
 use crate::model::Model;
 use crate::sampler::SamplerSpace;
@@ -126,14 +126,15 @@ impl Budget {
         let mut lines = fixed_lines(serving, (isa, threads), model, files, context);
         let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
         let block_bytes = model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS);
+        let with_lists = block_bytes + KvPool::BLOCK_BYTES as u64;
         let (least, most) = (
             blocks_for(context),
             blocks_for(context) * serving.sequences_max,
         );
-        let affordable = limit.0.saturating_sub(fixed) / block_bytes;
+        let affordable = limit.0.saturating_sub(fixed) / with_lists;
         if affordable < u64::from(least) {
             return Err(BudgetError::TooSmall {
-                needed: ByteSize(fixed + u64::from(least) * block_bytes),
+                needed: ByteSize(fixed + u64::from(least) * with_lists),
                 limit,
                 context_tokens: context,
             });
@@ -151,6 +152,17 @@ impl Budget {
                     kv.plane_bytes(model.dims.head_dim, 1) as f64 / model.dims.head_dim as f64,
                 ),
                 bytes: u64::from(kv_blocks) * block_bytes,
+            },
+        );
+        lines.insert(
+            2,
+            BudgetLine {
+                consumer: "prefix index",
+                formula: format!(
+                    "{kv_blocks} blocks × {} B, and who holds each",
+                    KvPool::BLOCK_BYTES
+                ),
+                bytes: u64::from(kv_blocks) * KvPool::BLOCK_BYTES as u64,
             },
         );
         Ok(Self {

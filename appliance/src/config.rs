@@ -89,6 +89,9 @@ pub struct ServingConfig {
     pub context_tokens_max: Option<u32>,
     /// Tokens of one engine step. More is faster prefill and longer gaps between tokens of others. Default 256.
     pub step_tokens_max: u32,
+    /// Longest time between two tokens of a running stream that prompts of others should cause. Less makes prompts of
+    /// others slower. Default 50 ms.
+    pub inter_token_target_ms: u32,
     /// Connections over QUIC at once. Default 64.
     pub connections_max: u32,
 }
@@ -100,13 +103,14 @@ impl Default for ServingConfig {
             queue_requests_max: 64,
             context_tokens_max: None,
             step_tokens_max: 256,
+            inter_token_target_ms: 50,
             connections_max: 64,
         }
     }
 }
 
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 15] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -120,6 +124,7 @@ pub const KEYS: [&str; 14] = [
     "serving.queue_requests_max",
     "serving.context_tokens_max",
     "serving.step_tokens_max",
+    "serving.inter_token_target_ms",
     "serving.connections_max",
 ];
 
@@ -202,6 +207,11 @@ impl Config {
             "serving.step_tokens_max",
             serving.step_tokens_max,
             limits::STEP_COLUMNS_MAX,
+        )?;
+        within(
+            "serving.inter_token_target_ms",
+            serving.inter_token_target_ms,
+            limits::INTER_TOKEN_TARGET_MS_MAX,
         )?;
         within(
             "serving.connections_max",

@@ -1,14 +1,21 @@
 //! KV blocks: who holds which piece of the cache.
 //!
-//! The pool is sized once, by `budget`. Every block is free or held, never both:
+//! The pool is sized once, by `budget`. Every block is free, held by one sequence or several, or idle: nobody holds it,
+//! but what it has is known ([`prefix`]), so a prompt that begins the same way takes it as it is.
 //!
 //! ```text
-//! free       7 → 2 → 5
-//! sequence 0 [0][1][3]      sequence 1 [4][6]
+//! free       7 → 2 → 5             idle  8 ⇄ 9
+//! sequence 0 [0][1][3]             sequence 1 [0][4][6]      0 is the beginning that both have
 //! ```
+//!
+//! A shared block is full and never written again: a sequence computes from its first own block on.
 //!
 //! A sequence's row of the block table says where its positions lie: position p is in block `table[p / 32]` at offset
 //! `p % 32`. The tensors themselves belong to the engine; here are only numbers.
+
+pub mod prefix;
+
+use prefix::{BlockTokens, Chain, PrefixIndex};
 
 use crate::limits::KV_BLOCK_POSITIONS;
 
@@ -26,7 +33,10 @@ pub struct KvPool {
     tables: Box<[KvBlock]>,
     /// Blocks in each sequence's row.
     held: Box<[u32]>,
+    /// Blocks at the front of each row whose contents were told to the index, and the chain up to there.
+    told: Box<[(u32, Chain)]>,
     blocks_per_sequence_max: u32,
+    prefixes: PrefixIndex,
 }
 
 /// Blocks that hold this many positions.
@@ -46,26 +56,40 @@ impl KvPool {
             tables: vec![0; sequences as usize * blocks_per_sequence_max as usize]
                 .into_boxed_slice(),
             held: vec![0; sequences as usize].into_boxed_slice(),
+            told: vec![(0, Chain::start(0)); sequences as usize].into_boxed_slice(),
             blocks_per_sequence_max,
+            prefixes: PrefixIndex::new(blocks),
         }
     }
+
+    /// Bytes that the pool's lists take for each block, at most, its row in a table aside.
+    pub const BLOCK_BYTES: usize =
+        PrefixIndex::BLOCK_BYTES + size_of::<KvBlock>() + size_of::<u16>();
 
     /// Blocks in all.
     pub fn blocks(&self) -> u32 {
         u32::try_from(self.holders.len()).expect("made from a u32")
     }
 
-    /// Blocks that nobody holds.
+    /// Blocks that nobody holds, idle ones included.
     pub fn blocks_free(&self) -> u32 {
-        u32::try_from(self.free.len()).expect("made from a u32")
+        u32::try_from(self.free.len()).expect("made from a u32") + self.prefixes.idle()
     }
 
-    /// Gives a sequence the blocks for `positions`, all or none. `false` means that the pool cannot: the caller waits
-    /// or refuses.
+    /// Gives a sequence the blocks for `positions`, all or none, and says how many positions at the front of its
+    /// `prompt` they have already: whole blocks, and at least one token less than the prompt, whose logits somebody must
+    /// compute. `None` means that the pool cannot: the caller waits or refuses.
     ///
-    /// Cost: O(blocks), no allocation.
-    #[must_use]
-    pub fn reserve(&mut self, sequence: u32, positions: u32) -> bool {
+    /// Only sequences with the same `salt` share.
+    ///
+    /// Cost: O(blocks and prompt), no allocation.
+    pub fn reserve(
+        &mut self,
+        sequence: u32,
+        positions: u32,
+        prompt: &[u32],
+        salt: u64,
+    ) -> Option<u32> {
         let count = blocks_for(positions);
         let row = sequence as usize;
         assert_eq!(self.held[row], 0, "a sequence reserves once");
@@ -73,34 +97,78 @@ impl KvPool {
             count <= self.blocks_per_sequence_max,
             "the request was checked against the context"
         );
-        if (count as usize) > self.free.len() {
-            return false;
-        }
         let start = row * self.blocks_per_sequence_max as usize;
-        for place in &mut self.tables[start..start + count as usize] {
-            let block = self.free.pop().expect("counted above");
+        let mut chain = Chain::start(salt);
+        let (mut shared, mut idle) = (0, 0);
+        let whole = &prompt[..prompt.len().saturating_sub(1)];
+        for tokens in whole.as_chunks().0 {
+            let Some(block) = self.prefixes.find(chain, tokens) else {
+                break;
+            };
+            chain = chain.then(tokens);
+            self.tables[start + shared as usize] = block;
+            shared += 1;
+            idle += u32::from(self.holders[block as usize] == 0);
+        }
+        if count - shared > self.blocks_free() - idle {
+            return None;
+        }
+        for place in start..start + shared as usize {
+            let block = self.tables[place];
+            if self.holders[block as usize] == 0 {
+                self.prefixes.wake(block);
+            }
+            self.holders[block as usize] += 1;
+        }
+        for place in start + shared as usize..start + count as usize {
+            let block = self.free.pop().or_else(|| self.prefixes.evict());
+            let block = block.expect("counted above");
             let holders = &mut self.holders[block as usize];
             assert_eq!(*holders, 0, "a free block has no holder");
             *holders = 1;
-            *place = block;
+            self.tables[place] = block;
         }
         self.held[row] = count;
-        true
+        self.told[row] = (shared, chain);
+        Some(shared * KV_BLOCK_POSITIONS)
     }
 
-    /// Takes back all blocks of a sequence.
+    /// Makes known what a sequence's blocks have, whose first `computed` positions hold these tokens.
+    pub fn tell(&mut self, sequence: u32, tokens: &[u32], computed: u32) {
+        let row = sequence as usize;
+        let start = row * self.blocks_per_sequence_max as usize;
+        let blocks: &[BlockTokens] = tokens[..computed as usize].as_chunks().0;
+        let (mut told, mut chain) = self.told[row];
+        for (index, tokens) in blocks.iter().enumerate().skip(told as usize) {
+            self.prefixes
+                .insert(self.tables[start + index], chain, tokens);
+            chain = chain.then(tokens);
+            told += 1;
+        }
+        self.told[row] = (told, chain);
+    }
+
+    /// Takes back all blocks of a sequence. What the index knows becomes idle, the rest free.
     pub fn release(&mut self, sequence: u32) {
         let row = sequence as usize;
         let start = row * self.blocks_per_sequence_max as usize;
         let count = std::mem::take(&mut self.held[row]) as usize;
-        for &block in self.tables[start..start + count].iter().rev() {
+        for place in (start..start + count).rev() {
+            let block = self.tables[place];
             let holders = &mut self.holders[block as usize];
-            assert_eq!(*holders, 1, "a held block has its holder");
-            *holders = 0;
-            self.free.push(block);
+            assert!(*holders > 0, "a held block has its holder");
+            *holders -= 1;
+            if *holders > 0 {
+                continue;
+            }
+            if self.prefixes.knows(block) {
+                self.prefixes.rest(block);
+            } else {
+                self.free.push(block);
+            }
         }
         assert!(
-            self.free.len() <= self.holders.len(),
+            self.blocks_free() <= self.blocks(),
             "no block is freed twice"
         );
     }
@@ -114,20 +182,31 @@ impl KvPool {
         }
     }
 
-    /// Checks that every block is free or held, and none both. For tests and checkers: O(blocks).
+    /// Checks that every block is free, idle or held by as many rows as it counts. For tests and checkers: O(blocks).
     pub fn assert_whole(&self) {
-        let held: u32 = self.held.iter().sum();
+        let mut rows = vec![0; self.holders.len()];
+        for (row, &held) in self.held.iter().enumerate() {
+            let start = row * self.blocks_per_sequence_max as usize;
+            for &block in &self.tables[start..start + held as usize] {
+                rows[block as usize] += 1;
+            }
+        }
+        assert_eq!(rows[..], self.holders[..], "holders are counted");
+        let held = rows.iter().filter(|&&rows| rows > 0).count();
         assert_eq!(
-            self.blocks_free() + held,
-            self.blocks(),
-            "free + held = all"
+            self.blocks_free() as usize + held,
+            self.holders.len(),
+            "free + idle + held = all"
         );
         for &block in &self.free {
-            assert_eq!(
-                self.holders[block as usize], 0,
-                "a free block has no holder"
-            );
+            assert_eq!(rows[block as usize], 0, "a free block has no holder");
+            assert!(!self.prefixes.knows(block), "a free block is not known");
         }
+        for (block, &rows) in (0..).zip(&rows) {
+            let known = self.prefixes.knows(block);
+            assert!(rows < 2 || known, "shared blocks are known");
+        }
+        self.prefixes.assert_whole();
     }
 }
 

@@ -1,14 +1,20 @@
 //! Who runs in the next step.
 //!
 //! First come, first served, with continuous batching: each step carries one token of every sequence that decodes, and
-//! fills the rest with prompt chunks in order of admission. A request is admitted when a place and the blocks for its
-//! whole worst case (prompt and `tokens_max`) are free, so an admitted request never fails for memory.
+//! then prompt chunks in order of admission, as many columns as leave every running stream inside its target between
+//! tokens ([`cost`] says how many those are). A request is admitted when a place and the blocks for its whole worst case
+//! (prompt and `tokens_max`) are free, so an admitted request never fails for memory. What an earlier sequence computed
+//! of the same beginning is taken as it is.
 //!
 //! Calling order: `handle_submit` and `handle_cancel` at any time between steps; `plan` before a step; `handle_token`
-//! for each row of logits after it; `poll_event` until `None` after each of them.
+//! for each row of logits after it, then `handle_step`; `poll_event` until `None` after each of them.
+
+pub mod cost;
 
 use std::collections::VecDeque;
 use std::time::Duration;
+
+use cost::StepCost;
 
 use crate::engine::{PlanColumn, StepPlan};
 use crate::kv::{BlockTables, KvPool, blocks_for};
@@ -27,6 +33,8 @@ pub struct SchedulerLimits {
     pub kv_blocks: u32,
     /// Tokens that end a sequence.
     pub end_tokens: Box<[u32]>,
+    /// Longest time between two tokens of a stream that prompts of others should cause.
+    pub inter_token_target: Duration,
 }
 
 /// What happened to a request. The caller polls these and passes them on.
@@ -121,7 +129,15 @@ pub struct Scheduler {
     kv: KvPool,
     events: VecDeque<Event>,
     drain: Drain,
+    cost: StepCost,
 }
+
+/// Columns of prompts that a step carries even where its time is up, so that no prompt waits for ever: as many as the
+/// kernels multiply at once.
+pub const PROMPT_COLUMNS_LEAST: usize = 8;
+
+/// Who shares beginnings of prompts: until there are tenants, all who may come in.
+const EVERYBODY: u64 = 0;
 
 #[derive(Debug)]
 struct Queued {
@@ -134,6 +150,8 @@ struct Running {
     submission: Box<Submission>,
     /// Positions whose keys and values are in the cache, or will be after the planned step.
     fed: u32,
+    /// Positions that were there before it came.
+    cached: u32,
     arrived: Duration,
     started: Option<Duration>,
     first_token: Option<Duration>,
@@ -172,6 +190,7 @@ impl Scheduler {
             // A step adds at most Started, Token and Ended for each sequence; a submit adds one.
             events: VecDeque::with_capacity(3 * sequences + 1),
             drain: Drain::default(),
+            cost: StepCost::default(),
             limits,
         }
     }
@@ -250,11 +269,12 @@ impl Scheduler {
             self.plan_decode(self.order[index], plan);
         }
         let decodes = plan.columns().len();
+        let mut room = self.prompt_room(now, decodes, plan.room());
         for index in 0..self.order.len() {
-            if plan.room() == 0 {
+            if room == 0 {
                 break;
             }
-            self.plan_prefill(now, self.order[index], plan);
+            room -= self.plan_prefill(now, self.order[index], room, plan);
         }
         assert_eq!(
             self.rows.len(),
@@ -296,6 +316,8 @@ impl Scheduler {
         let ends = self.limits.end_tokens.contains(&token) && !running.submission.ignore_eos;
         running.first_token.get_or_insert(now);
         running.last_token = now;
+        self.kv
+            .tell(sequence, &self.histories[sequence as usize], running.fed);
         if ends {
             self.end(now, sequence, Outcome::Stop);
             return;
@@ -313,6 +335,11 @@ impl Scheduler {
         if history.len() - prompt_tokens >= tokens_max {
             self.end(now, sequence, Outcome::Length);
         }
+    }
+
+    /// Takes how long the planned step took, draws included.
+    pub fn handle_step(&mut self, columns: usize, took: Duration) {
+        self.cost.handle_step(columns, took);
     }
 
     /// The next thing that happened.
@@ -365,9 +392,10 @@ impl Scheduler {
             let prompt_tokens = u32::try_from(head.submission.prompt.len()).expect("checked");
             let positions = prompt_tokens + head.submission.tokens_max;
             let row = u32::try_from(sequence).expect("at most sequences_max");
-            if !self.kv.reserve(row, positions) {
+            let prompt = &head.submission.prompt;
+            let Some(cached) = self.kv.reserve(row, positions, prompt, EVERYBODY) else {
                 return;
-            }
+            };
             let Queued {
                 submission,
                 arrived,
@@ -377,7 +405,8 @@ impl Scheduler {
             history.extend_from_slice(&submission.prompt);
             self.running[sequence] = Some(Running {
                 submission,
-                fed: 0,
+                fed: cached,
+                cached,
                 arrived,
                 started: None,
                 first_token: None,
@@ -407,13 +436,41 @@ impl Scheduler {
         running.fed += 1;
     }
 
-    fn plan_prefill(&mut self, now: Duration, sequence: u32, plan: &mut StepPlan) {
+    /// Columns of prompts that this step should carry, of the `room` that it has.
+    ///
+    /// Where streams run, the step should be over when the one that waits longest is due, with a quarter of the time
+    /// spared for what the cost does not know. Where none does, it lasts two targets: whoever comes or leaves
+    /// meanwhile waits for its end.
+    fn prompt_room(&self, now: Duration, decodes: usize, room: usize) -> usize {
+        let target = self.limits.inter_token_target;
+        let decoding = self
+            .rows
+            .iter()
+            .filter_map(|&s| self.running[s as usize].as_ref());
+        let time = match decoding.map(|running| running.last_token).min() {
+            Some(last) => (last + target).saturating_sub(now) * 3 / 4,
+            None => target * 2,
+        };
+        let fit = self.cost.columns_within(time, decodes + room);
+        fit.saturating_sub(decodes)
+            .max(PROMPT_COLUMNS_LEAST)
+            .min(room)
+    }
+
+    /// Plans at most `room` columns of a sequence's prompt and returns how many.
+    fn plan_prefill(
+        &mut self,
+        now: Duration,
+        sequence: u32,
+        room: usize,
+        plan: &mut StepPlan,
+    ) -> usize {
         let running = self.running[sequence as usize]
             .as_mut()
             .expect("it is in the order");
         let prompt_tokens = running.prompt_tokens();
         if running.fed >= prompt_tokens {
-            return;
+            return 0;
         }
         if running.started.is_none() {
             running.started = Some(now);
@@ -423,9 +480,10 @@ impl Scheduler {
                 queue,
             });
         }
-        let room = u32::try_from(plan.room()).unwrap_or(u32::MAX);
-        let end = prompt_tokens.min(running.fed.saturating_add(room));
-        for position in running.fed..end {
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let first = running.fed;
+        let end = prompt_tokens.min(first.saturating_add(room));
+        for position in first..end {
             let token = running.submission.prompt[position as usize];
             let logits = position + 1 == prompt_tokens;
             if plan
@@ -441,10 +499,13 @@ impl Scheduler {
             }
         }
         running.fed = end;
+        (end - first) as usize
     }
 
     fn end(&mut self, now: Duration, sequence: u32, outcome: Outcome) {
         let running = self.running[sequence as usize].take().expect("it runs");
+        self.kv
+            .tell(sequence, &self.histories[sequence as usize], running.fed);
         let turn = self
             .order
             .iter()
@@ -454,7 +515,10 @@ impl Scheduler {
         self.kv.release(sequence);
         self.drain.handle_end(now);
         let generated = self.histories[sequence as usize].len() - running.submission.prompt.len();
-        let usage = usage_of(&running.submission, generated);
+        let usage = Usage {
+            cached_tokens: running.cached,
+            ..usage_of(&running.submission, generated)
+        };
         self.events.push_back(Event::Ended {
             outcome,
             usage,

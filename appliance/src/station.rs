@@ -89,7 +89,9 @@ impl<E: Engine> Station<E> {
         self.totals.steps += 1;
         self.totals.generated_tokens += rows as u64;
         self.totals.prompt_tokens += prompt_columns as u64;
-        self.totals.busy += clock().saturating_sub(started);
+        let took = clock().saturating_sub(started);
+        self.scheduler.handle_step(self.plan.columns().len(), took);
+        self.totals.busy += took;
         StepOutcome::Worked
     }
 

@@ -10,6 +10,7 @@
 )]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use outstation::engine::cpu::{self, CpuEngine, EngineSize};
 use outstation::engine::{Engine, PlanColumn, StepPlan};
@@ -66,15 +67,29 @@ impl Golden {
         let mut engine = self.engine(isa, threads, chunk);
         let positions = u32::try_from(self.prompt_tokens.len()).unwrap();
         let mut pool = KvPool::new(blocks_for(positions), 1, positions);
-        assert!(pool.reserve(0, positions));
+        assert_eq!(pool.reserve(0, positions, &[], 0), Some(0));
+        self.run(&mut engine, &pool, (0, 0), chunk)
+    }
+
+    /// Logits of the prompt's tokens from `first` on, run in chunks as one sequence of a pool.
+    fn run(
+        &self,
+        engine: &mut CpuEngine,
+        pool: &KvPool,
+        (sequence, first): (u32, u32),
+        chunk: usize,
+    ) -> Vec<f32> {
         let mut plan = StepPlan::new(chunk);
         let mut all = Vec::new();
-        let columns: Vec<_> = (0..).zip(&self.prompt_tokens).collect();
+        let columns: Vec<_> = (0..)
+            .zip(&self.prompt_tokens)
+            .skip(first as usize)
+            .collect();
         for part in columns.chunks(chunk) {
             plan.clear();
             for &(position, &token) in part {
                 plan.push(PlanColumn {
-                    sequence: 0,
+                    sequence,
                     token,
                     position,
                     logits: true,
@@ -95,6 +110,7 @@ impl Golden {
             context_tokens_max: 256,
             kv_blocks: 16,
             end_tokens: Box::new([]),
+            inter_token_target: Duration::from_secs(1),
         };
         let mut station = Station::new(limits, 64, self.engine(isa, 1, 64));
         let submission = Submission {
@@ -106,8 +122,8 @@ impl Golden {
             sampling: Sampling::greedy(),
             seed: 0,
         };
-        station.handle_submit(std::time::Duration::ZERO, Box::new(submission));
-        while station.step(&mut || std::time::Duration::ZERO) == StepOutcome::Worked {}
+        station.handle_submit(Duration::ZERO, Box::new(submission));
+        while station.step(&mut || Duration::ZERO) == StepOutcome::Worked {}
         std::iter::from_fn(|| station.poll_event())
             .filter_map(|event| match event {
                 Event::Token { token, .. } => Some(token),
@@ -207,6 +223,31 @@ fn logits_do_not_depend_on_batch_or_threads() {
                     golden.model
                 );
             }
+        }
+    }
+}
+
+/// A prompt that takes over the blocks of another with the same beginning, in a cache that both hold.
+#[test]
+fn a_known_beginning_changes_no_bit() {
+    for golden in Golden::read_index(&repository().join("tests/golden")) {
+        for isa in fast() {
+            let prompt = &golden.prompt_tokens;
+            let positions = u32::try_from(prompt.len()).unwrap();
+            let mut engine = golden.engine(isa, 2, 64);
+            let mut pool = KvPool::new(2 * blocks_for(positions), 2, positions);
+            assert_eq!(pool.reserve(0, positions, prompt, 0), Some(0));
+            let whole = golden.run(&mut engine, &pool, (0, 0), 64);
+            pool.tell(0, prompt, positions);
+            let cached = pool.reserve(1, positions, prompt, 0).unwrap();
+            assert!(cached >= 32, "{cached} of {positions}");
+            let rest = golden.run(&mut engine, &pool, (1, cached), 7);
+            let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(
+                bits(&whole[whole.len() - rest.len()..]) == bits(&rest),
+                "{} on {isa}, {cached} positions taken over",
+                golden.model
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! An engine without a model: it remembers what was written where, and answers from the whole history.
 //!
 //! ```text
-//! cache   [block][offset] → whose, which position, which token
+//! cache   [block][offset] → which position, hash(token at 0, …, token there)
 //! logits  hash(vocabulary entry, hash(token at 0, …, token at p)), read back through the block tables
 //! ```
 
@@ -26,12 +26,12 @@ pub(crate) struct SimEngine {
     logits: Vec<f32>,
 }
 
-/// What a column left in the cache. A real one depends on everything before it, so its owner and position count.
+/// What a column left in the cache. As in a real one it depends on everything before it, so whoever has the same
+/// beginning may use it, and nobody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cell {
-    request: usize,
     position: u32,
-    token: u32,
+    history: u64,
 }
 
 impl SimEngine {
@@ -50,12 +50,26 @@ impl SimEngine {
         (block * KV_BLOCK_POSITIONS + offset) as usize
     }
 
-    fn write(&mut self, truth: &Truth, column: &PlanColumn, tables: BlockTables<'_>) {
+    fn write(&mut self, column: &PlanColumn, tables: BlockTables<'_>) {
         let (block, offset) = tables.locate(column.sequence, column.position);
+        for (row, &held) in tables.held.iter().enumerate() {
+            let start = row * tables.stride as usize;
+            let holds = tables.blocks[start..start + held as usize].contains(&block);
+            assert!(
+                !holds || row == column.sequence as usize,
+                "row {} writes to block {block}, which row {row} reads",
+                column.sequence
+            );
+        }
+        let before = column.position.checked_sub(1).map(|position| {
+            let (block, offset) = tables.locate(column.sequence, position);
+            let cell = self.cache[Self::place(block, offset)];
+            cell.expect("positions are written in order").history
+        });
+        let history = splitmix(before.unwrap_or(self.model) ^ u64::from(column.token));
         self.cache[Self::place(block, offset)] = Some(Cell {
-            request: truth.request_in(column.sequence),
             position: column.position,
-            token: column.token,
+            history,
         });
     }
 
@@ -66,17 +80,16 @@ impl SimEngine {
         for position in 0..=column.position {
             let (block, offset) = tables.locate(column.sequence, position);
             let cell = self.cache[Self::place(block, offset)];
+            hash = splitmix(hash ^ u64::from(truth.token_at(request, position)));
             let real = Cell {
-                request,
                 position,
-                token: truth.token_at(request, position),
+                history: hash,
             };
             assert_eq!(
                 cell,
                 Some(real),
-                "block {block} offset {offset} has what its sequence wrote"
+                "block {block} offset {offset} has what follows from the sequence's tokens"
             );
-            hash = splitmix(hash ^ u64::from(real.token));
         }
         for token in 0..self.vocabulary {
             let bits = splitmix(hash ^ splitmix(u64::from(token))) >> 48;
@@ -96,7 +109,7 @@ impl Engine for SimEngine {
         truth.check_tables(tables);
         truth.check_plan(plan);
         for column in plan.columns() {
-            self.write(&truth, column, tables);
+            self.write(column, tables);
         }
         self.logits.clear();
         for column in plan.columns().iter().filter(|column| column.logits) {

@@ -29,6 +29,8 @@ impl Truth {
             arrived: self.now,
             queue: Duration::ZERO,
             admitted: false,
+            begun: false,
+            cached: 0,
             fed: 0,
             tokens: Vec::new(),
         });
@@ -210,7 +212,11 @@ impl Truth {
         let expected = Usage {
             prompt_tokens: request.prompt_tokens(),
             completion_tokens: u32::try_from(request.tokens.len()).expect("few"),
-            cached_tokens: 0,
+            cached_tokens: if request.begun {
+                request.cached
+            } else {
+                usage.cached_tokens
+            },
         };
         assert_eq!(usage, expected, "request {id}: usage");
         let life = self.now - request.arrived;

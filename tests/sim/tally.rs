@@ -19,6 +19,8 @@ pub(crate) struct Tally {
     cancelled_after_end: u64,
     cancelled_unknown: u64,
     steps_waiting_for_blocks: u64,
+    steps_cut_short: u64,
+    cached_tokens: u64,
 }
 
 impl Tally {
@@ -32,7 +34,7 @@ impl Tally {
             Some(request) => match request.phase {
                 Phase::Ended(_) => &mut self.cancelled_after_end,
                 _ if request.fed >= request.prompt_tokens() => &mut self.cancelled_in_decode,
-                _ if request.fed > 0 => &mut self.cancelled_in_prompt,
+                _ if request.begun => &mut self.cancelled_in_prompt,
                 _ if request.admitted => &mut self.cancelled_admitted,
                 _ => &mut self.cancelled_waiting,
             },
@@ -43,8 +45,10 @@ impl Tally {
     /// Counts a world that is over.
     pub(crate) fn count_truth(&mut self, truth: &Truth) {
         self.steps_waiting_for_blocks += truth.waits_for_blocks;
+        self.steps_cut_short += truth.steps_cut_short;
         for request in &truth.requests {
             self.requests += 1;
+            self.cached_tokens += u64::from(request.cached);
             self.tokens += request.tokens.len() as u64;
             match request.phase {
                 Phase::Ended(Outcome::Stop) => self.ended_by_stop += 1,
@@ -68,6 +72,8 @@ impl Tally {
             self.cancelled_after_end,
             self.cancelled_unknown,
             self.steps_waiting_for_blocks,
+            self.steps_cut_short,
+            self.cached_tokens,
         ];
         assert!(counts.iter().all(|&count| count > 0), "{self:#?}");
     }

@@ -26,6 +26,9 @@ pub(crate) struct Traffic {
     interval_max: Duration,
     /// Arrivals in a hundred that bring a crowd.
     bursts_percent: u32,
+    /// A text that many prompts begin with, and how many in a hundred do.
+    common: Vec<u32>,
+    common_percent: u32,
 }
 
 impl Traffic {
@@ -48,6 +51,7 @@ impl Traffic {
                 // From one sequence at a time to everybody at once.
                 kv_blocks: random.between(whole, whole * sequences_max),
                 end_tokens: end_tokens.into_boxed_slice(),
+                inter_token_target: Duration::from_millis(random.pick(&[1, 3, 10, 50, 1000])),
             },
             step_columns_max: (sequences_max + columns_spare) as usize,
             vocabulary,
@@ -56,6 +60,10 @@ impl Traffic {
             cancels_percent: random.pick(&[0, 3, 10, 40]),
             interval_max: Duration::from_millis(random.pick(&[2, 20, 60, 200])),
             bursts_percent: random.pick(&[0, 5, 20]),
+            common: (0..context_tokens_max)
+                .map(|_| random.between(0, vocabulary - 1))
+                .collect(),
+            common_percent: random.pick(&[0, 30, 90]),
         }
     }
 
@@ -77,9 +85,13 @@ impl Traffic {
         let context = self.limits.context_tokens_max;
         let prompt_tokens_max = random.pick(&[1, 8, 40, context - 1]).min(context - 1);
         let prompt_tokens = random.between(1, prompt_tokens_max);
-        let prompt: Vec<u32> = (0..prompt_tokens)
+        let mut prompt: Vec<u32> = (0..prompt_tokens)
             .map(|_| random.between(0, self.vocabulary - 1))
             .collect();
+        if random.chance(self.common_percent) {
+            let common = random.between(0, prompt_tokens) as usize;
+            prompt[..common].copy_from_slice(&self.common[..common]);
+        }
         let room = context - prompt_tokens;
         // Answers are short, middling, or as long as the context lets them be.
         let tokens_cap = random.pick(&[1, 6, 30, 64, room]).min(room);

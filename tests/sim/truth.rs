@@ -12,10 +12,19 @@ use std::time::Duration;
 
 use outstation::engine::StepPlan;
 use outstation::kv::{BlockTables, blocks_for};
+use outstation::limits::KV_BLOCK_POSITIONS;
 use outstation::request::Submission;
-use outstation::scheduler::{Occupancy, Outcome, SchedulerLimits};
+use outstation::scheduler::{Occupancy, Outcome, PROMPT_COLUMNS_LEAST, SchedulerLimits};
 
 use crate::random::Random;
+
+/// Most of what a step takes beyond [`step_time`].
+const NOISE_US: u32 = 500;
+
+/// What a step takes at least.
+fn step_time(columns: usize) -> Duration {
+    Duration::from_micros(1000 + 150 * u64::try_from(columns).expect("few"))
+}
 
 /// The whole world as its checker knows it.
 #[derive(Debug)]
@@ -42,6 +51,10 @@ pub(crate) struct Truth {
     pub(crate) logits_rows: u64,
     /// Steps in which the head of the queue had a place but no blocks.
     pub(crate) waits_for_blocks: u64,
+    /// Steps that carried less of a prompt than fits, for the time it takes.
+    pub(crate) steps_cut_short: u64,
+    /// Steps that ran.
+    steps: u64,
     noise: Random,
 }
 
@@ -54,7 +67,11 @@ pub(crate) struct Request {
     pub(crate) queue: Duration,
     /// Its blocks are held.
     pub(crate) admitted: bool,
-    /// Positions that were run.
+    /// A step carried it.
+    pub(crate) begun: bool,
+    /// Positions that were in the cache when it began.
+    pub(crate) cached: u32,
+    /// Positions that were run, or in the cache.
     pub(crate) fed: u32,
     pub(crate) tokens: Vec<u32>,
 }
@@ -102,6 +119,8 @@ impl Truth {
             prompt_columns: 0,
             logits_rows: 0,
             waits_for_blocks: 0,
+            steps_cut_short: 0,
+            steps: 0,
             noise,
         }
     }
@@ -141,9 +160,8 @@ impl Truth {
 
     /// Passes the time that a step takes: a part for the step, a part for each column, and noise.
     pub(crate) fn spend_step(&mut self, columns: usize) {
-        let columns = u64::try_from(columns).expect("few");
-        let noise = u64::from(self.noise.between(0, 500));
-        self.now += Duration::from_micros(1000 + 150 * columns + noise);
+        let noise = u64::from(self.noise.between(0, NOISE_US));
+        self.now += step_time(columns) + Duration::from_micros(noise);
     }
 
     /// The admitted are the oldest, each holds its worst case in blocks of its own, and nobody waits who could run.
@@ -164,23 +182,27 @@ impl Truth {
             self.blocks_held(),
             "the oldest requests hold their worst case"
         );
+        let mut places = vec![None; self.limits.kv_blocks as usize];
+        for (row, &held) in tables.held.iter().enumerate() {
+            let start = row * tables.stride as usize;
+            for (index, &block) in tables.blocks[start..start + held as usize]
+                .iter()
+                .enumerate()
+            {
+                let place = places[block as usize].get_or_insert(index);
+                assert_eq!(*place, index, "block {block} is shared as the same part");
+            }
+        }
+        let distinct = places.iter().flatten().count();
         if let Some(&head) = self.live.get(admitted)
             && admitted < self.limits.sequences_max as usize
         {
-            let free = self.limits.kv_blocks - held;
+            let free = self.limits.kv_blocks - u32::try_from(distinct).expect("few");
             assert!(
                 self.requests[head].worst_blocks() > free,
                 "request {head} waits with a place and {free} blocks free"
             );
             self.waits_for_blocks += 1;
-        }
-        let mut taken = vec![false; self.limits.kv_blocks as usize];
-        for (row, &held) in tables.held.iter().enumerate() {
-            let start = row * tables.stride as usize;
-            for &block in &tables.blocks[start..start + held as usize] {
-                assert!(!taken[block as usize], "block {block} has one holder");
-                taken[block as usize] = true;
-            }
         }
     }
 
@@ -199,7 +221,7 @@ impl Truth {
             .collect();
         for column in plan.columns() {
             if self.rows[column.sequence as usize].is_none() {
-                self.begin(column.sequence);
+                self.begin(column.sequence, column.position);
             }
             let id = self.request_in(column.sequence);
             let token = self.token_at(id, column.position);
@@ -218,41 +240,73 @@ impl Truth {
                 self.tokens_due.push_back(id);
             }
         }
-        for (id, fed) in decodes {
+        for &(id, fed) in &decodes {
             assert_eq!(
                 self.requests[id].fed,
                 fed + 1,
                 "request {id} decodes in every step"
             );
         }
-        self.check_prompts_in_order(plan.room());
+        self.check_time(plan, decodes.len());
+        self.check_prompts_in_order(plan, decodes.len());
+        self.steps += 1;
     }
 
-    /// A row without a request begins the oldest one that was not begun.
-    fn begin(&mut self, row: u32) {
-        let fresh = |&&id: &&usize| self.requests[id].fed == 0;
+    /// Where streams run, a step is over within their target, or carries no more than it must.
+    fn check_time(&self, plan: &StepPlan, decodes: usize) {
+        let columns = plan.columns().len();
+        let least = columns <= decodes + PROMPT_COLUMNS_LEAST;
+        // The scheduler has to see some steps first, of this size too.
+        if decodes > 0 && !least && self.steps > 50 {
+            let target = self.limits.inter_token_target;
+            assert!(
+                step_time(columns) <= target * 5 / 4,
+                "{columns} columns take {:?}, the target is {target:?}",
+                step_time(columns)
+            );
+        }
+    }
+
+    /// A row without a request begins the oldest one that was not begun, after what the cache has of its prompt.
+    fn begin(&mut self, row: u32, position: u32) {
+        let fresh = |&&id: &&usize| !self.requests[id].begun;
         let id = *self.live.iter().find(fresh).expect("somebody to begin");
+        let request = &mut self.requests[id];
+        assert!(request.admitted, "request {id} begins after admission");
         assert!(
-            self.requests[id].admitted,
-            "request {id} begins after admission"
+            position.is_multiple_of(KV_BLOCK_POSITIONS) && position < request.prompt_tokens(),
+            "request {id} begins at {position}, after whole blocks and before its prompt ends"
         );
+        (request.begun, request.cached, request.fed) = (true, position, position);
         self.rows[row as usize] = Some(id);
         self.starts_due.push_back(id);
     }
 
-    fn check_prompts_in_order(&self, room: usize) {
+    fn check_prompts_in_order(&mut self, plan: &StepPlan, decodes: usize) {
         let mut unfinished = None;
         for &id in &self.live {
             let request = &self.requests[id];
             if let Some(before) = unfinished {
-                assert_eq!(request.fed, 0, "request {id} begins after {before} is fed");
+                assert!(!request.begun, "request {id} begins after {before} is fed");
             } else if request.admitted && !request.decodes() {
                 unfinished = Some(id);
             }
         }
+        if unfinished.is_none() || plan.room() == 0 {
+            return;
+        }
+        self.steps_cut_short += 1;
+        let prompts = plan.columns().len() - decodes;
         assert!(
-            unfinished.is_none() || room == 0,
-            "a prompt waits while {room} columns are empty"
+            prompts >= PROMPT_COLUMNS_LEAST,
+            "a prompt waits while {} columns are empty and {prompts} taken",
+            plan.room()
+        );
+        let room = step_time(plan.columns().len() * 4) + Duration::from_millis(2);
+        let target = self.limits.inter_token_target;
+        assert!(
+            self.steps_cut_short < 50 || room >= target / 2,
+            "a prompt waits although a step of four times as much takes {room:?} of {target:?}"
         );
     }
 
@@ -261,9 +315,21 @@ impl Truth {
         let expected = Occupancy {
             sequences: u32::try_from(self.admitted()).expect("few"),
             queued: u32::try_from(self.waiting()).expect("few"),
-            kv_blocks_free: self.limits.kv_blocks - self.blocks_held(),
+            // Beginnings that several hold count once.
+            kv_blocks_free: seen.kv_blocks_free,
             kv_blocks: self.limits.kv_blocks,
         };
         assert_eq!(seen, expected, "occupancy");
+        let held = self.limits.kv_blocks - seen.kv_blocks_free;
+        let admitted = self.live.iter().map(|&id| &self.requests[id]);
+        let largest = admitted
+            .filter(|r| r.admitted)
+            .map(Request::worst_blocks)
+            .max();
+        let possible = largest.unwrap_or(0)..=self.blocks_held();
+        assert!(
+            possible.contains(&held),
+            "{held} blocks held, of {possible:?}"
+        );
     }
 }

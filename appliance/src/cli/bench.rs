@@ -258,7 +258,8 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
     let context = context(args);
     let mut pool = KvPool::new(batch * blocks_for(context), batch, context);
     for sequence in 0..batch {
-        assert!(pool.reserve(sequence, context), "the pool was made for it");
+        let reserved = pool.reserve(sequence, context, &[], 0);
+        assert!(reserved.is_some(), "the pool was made for it");
     }
     let vocabulary = engine.vocabulary();
     let token = |sequence: u32, position: u32| {

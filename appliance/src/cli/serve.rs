@@ -153,6 +153,7 @@ fn start_engine(
         context_tokens_max: budget.context_tokens_max,
         kv_blocks: budget.kv_blocks,
         end_tokens: tokenizer.ends_generation().into(),
+        inter_token_target: Duration::from_millis(serving.inter_token_target_ms.into()),
     };
     let station = Station::new(scheduler, serving.step_tokens_max as usize, engine);
     let sizes = RingSizes {

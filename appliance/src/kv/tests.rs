@@ -1,18 +1,24 @@
 use super::*;
 
+/// For a prompt that nobody shares.
+fn reserve(pool: &mut KvPool, sequence: u32, positions: u32) -> Option<u32> {
+    pool.reserve(sequence, positions, &[], 0)
+}
+
 #[test]
 fn blocks_come_back_whole() {
     let mut pool = KvPool::new(8, 3, 128);
-    assert!(pool.reserve(0, 65), "three blocks");
-    assert!(pool.reserve(1, 128), "four blocks");
-    assert!(
-        !pool.reserve(2, 33),
+    assert_eq!(reserve(&mut pool, 0, 65), Some(0), "three blocks");
+    assert_eq!(reserve(&mut pool, 1, 128), Some(0), "four blocks");
+    assert_eq!(
+        reserve(&mut pool, 2, 33),
+        None,
         "one is left, two are needed: none is taken"
     );
     assert_eq!(pool.blocks_free(), 1);
     pool.assert_whole();
     pool.release(0);
-    assert!(pool.reserve(2, 33));
+    assert_eq!(reserve(&mut pool, 2, 33), Some(0));
     pool.release(1);
     pool.release(2);
     assert_eq!(pool.blocks_free(), 8);
@@ -22,8 +28,8 @@ fn blocks_come_back_whole() {
 #[test]
 fn a_position_is_found_through_the_table() {
     let mut pool = KvPool::new(4, 2, 64);
-    assert!(pool.reserve(1, 1));
-    assert!(pool.reserve(0, 64));
+    assert_eq!(reserve(&mut pool, 1, 1), Some(0));
+    assert_eq!(reserve(&mut pool, 0, 64), Some(0));
     assert_eq!(pool.tables().locate(1, 0), (0, 0));
     assert_eq!(pool.tables().locate(0, 31), (1, 31));
     assert_eq!(pool.tables().locate(0, 32), (2, 0));
@@ -33,8 +39,106 @@ fn a_position_is_found_through_the_table() {
 #[should_panic(expected = "inside the reservation")]
 fn a_position_outside_of_the_reservation_is_our_bug() {
     let mut pool = KvPool::new(4, 1, 64);
-    assert!(pool.reserve(0, 10));
+    assert_eq!(reserve(&mut pool, 0, 10), Some(0));
     let _ = pool.tables().locate(0, 40);
+}
+
+/// Tokens of a prompt: `common` of a text that all share, then some of its own.
+fn text(common: u32, own: u32, id: u32) -> Vec<u32> {
+    let common = (0..common).map(|i| i * 7);
+    common
+        .chain((0..own).map(|i| 10_000 * (id + 1) + i))
+        .collect()
+}
+
+#[test]
+fn a_beginning_is_taken_as_it_is() {
+    let mut pool = KvPool::new(12, 3, 320);
+    let first = text(100, 30, 0);
+    assert_eq!(pool.reserve(0, 160, &first, 0), Some(0));
+    pool.tell(0, &first, 130);
+    // Three whole blocks are common, while the first still runs; the fourth differs.
+    let second = text(100, 60, 1);
+    assert_eq!(pool.reserve(1, 160, &second, 0), Some(96));
+    for block in 0..3 {
+        assert_eq!(
+            pool.tables().locate(0, block * 32),
+            pool.tables().locate(1, block * 32)
+        );
+    }
+    assert_ne!(pool.tables().locate(0, 96), pool.tables().locate(1, 96));
+    pool.assert_whole();
+    assert_eq!(pool.blocks_free(), 12 - 5 - 2);
+    // Somebody else's salt shares nothing.
+    assert_eq!(pool.reserve(2, 160, &second, 7), Some(0));
+    for sequence in 0..3 {
+        pool.release(sequence);
+        pool.assert_whole();
+    }
+    assert_eq!(pool.blocks_free(), 12);
+    // After all have ended, too.
+    assert_eq!(pool.reserve(0, 160, &first, 0), Some(128));
+    pool.assert_whole();
+}
+
+/// The last token of a prompt is computed in any case: its logits are what the answer begins with.
+#[test]
+fn a_whole_prompt_that_is_known_leaves_its_last_block_to_compute() {
+    let mut pool = KvPool::new(8, 2, 128);
+    let prompt = text(64, 0, 0);
+    assert_eq!(pool.reserve(0, 96, &prompt, 0), Some(0));
+    pool.tell(0, &prompt, 64);
+    assert_eq!(pool.reserve(1, 96, &prompt, 0), Some(32));
+    pool.assert_whole();
+}
+
+#[test]
+fn what_was_not_computed_is_not_known() {
+    let mut pool = KvPool::new(8, 2, 128);
+    let prompt = text(100, 0, 0);
+    assert_eq!(pool.reserve(0, 128, &prompt, 0), Some(0));
+    pool.tell(0, &prompt, 63);
+    assert_eq!(pool.reserve(1, 128, &prompt, 0), Some(32));
+}
+
+#[test]
+fn the_oldest_ends_are_forgotten_first() {
+    let mut pool = KvPool::new(4, 2, 128);
+    let (old, new) = (text(0, 64, 1), text(0, 64, 2));
+    for prompt in [&old, &new] {
+        assert_eq!(pool.reserve(0, 65, prompt, 0), Some(0));
+        pool.tell(0, prompt, 64);
+        pool.release(0);
+        pool.assert_whole();
+    }
+    // Of four blocks one is free, and of the idle what is left of the older prompt goes first.
+    assert_eq!(reserve(&mut pool, 1, 64), Some(0));
+    pool.assert_whole();
+    pool.release(1);
+    let longer = |prompt: &[u32]| [prompt, &[1][..]].concat();
+    assert_eq!(
+        pool.reserve(0, 65, &longer(&new), 0),
+        Some(64),
+        "the newer is whole"
+    );
+    pool.release(0);
+    assert_ne!(pool.reserve(0, 65, &longer(&old), 0), Some(64));
+    pool.assert_whole();
+}
+
+/// Hits wanted where the blocks left would not do: known ones that are idle count once, not as a hit and as free.
+#[test]
+fn an_idle_block_is_not_both_a_hit_and_free() {
+    let mut pool = KvPool::new(4, 2, 128);
+    let prompt = text(65, 0, 0);
+    assert_eq!(pool.reserve(0, 65, &prompt, 0), Some(0));
+    pool.tell(0, &prompt, 64);
+    pool.release(0);
+    assert_eq!(reserve(&mut pool, 1, 32), Some(0), "one of four");
+    // Two are idle hits, one is free: three blocks can be had, four cannot.
+    assert_eq!(pool.reserve(0, 128, &prompt, 0), None);
+    assert_eq!(pool.reserve(0, 96, &prompt, 0), Some(64));
+    pool.assert_whole();
 }
 
 #[test]
@@ -47,16 +151,24 @@ fn random_use_conserves_blocks() {
         u32::try_from(state >> 33).unwrap() % below
     };
     let mut pool = KvPool::new(37, 16, 320);
-    let mut live = [false; 16];
-    for _ in 0..10_000 {
+    let mut live: [Option<(Vec<u32>, u32)>; 16] = std::array::from_fn(|_| None);
+    let mut hits = 0;
+    for id in 0..10_000 {
         let sequence = draw(16);
-        let is_live = &mut live[sequence as usize];
-        if *is_live {
+        if let Some((prompt, computed)) = live[sequence as usize].take() {
+            pool.tell(sequence, &prompt, computed);
             pool.release(sequence);
-            *is_live = false;
-        } else {
-            *is_live = pool.reserve(sequence, 1 + draw(320));
+            pool.assert_whole();
+            continue;
+        }
+        let (common, own) = (draw(200), 1 + draw(100));
+        let prompt = text(common, own, id);
+        if let Some(cached) = pool.reserve(sequence, common + own + draw(20), &prompt, 0) {
+            hits += u32::from(cached > 0);
+            let computed = cached + draw(common + own - cached + 1);
+            live[sequence as usize] = Some((prompt, computed));
         }
         pool.assert_whole();
     }
+    assert!(hits > 500, "{hits} hits");
 }

@@ -10,6 +10,7 @@ fn scheduler(sequences: u32, queue: u32, kv_blocks: u32) -> Scheduler {
         context_tokens_max: 64,
         kv_blocks,
         end_tokens: Box::new([END]),
+        inter_token_target: ms(50),
     })
 }
 
@@ -227,4 +228,82 @@ fn times_are_told_apart() {
             decode: ms(30)
         }
     );
+}
+
+/// What a prompt of another leaves a running stream: steps of at most the target, once the scheduler knows the machine.
+#[test]
+fn a_long_prompt_leaves_a_running_stream_inside_its_target() {
+    let mut s = Scheduler::new(SchedulerLimits {
+        sequences_max: 2,
+        queue_requests_max: 2,
+        context_tokens_max: 4096,
+        kv_blocks: 256,
+        end_tokens: Box::new([END]),
+        inter_token_target: ms(50),
+    });
+    // A step reads weights for 10 ms, and each column costs 1 ms past eight.
+    let cost = |columns: usize| ms(10 + columns.saturating_sub(8) as u64);
+    let mut plan = StepPlan::new(256);
+    let mut now = ms(0);
+    let mut turn = |s: &mut Scheduler, now: &mut Duration| {
+        s.plan(*now, &mut plan);
+        let took = cost(plan.columns().len());
+        *now += took;
+        for row in 0..plan.logits_rows() {
+            let (sequence, _) = s.sampled(row);
+            s.handle_token(*now, sequence, 1);
+        }
+        s.handle_step(plan.columns().len(), took);
+        (plan.columns().len(), took)
+    };
+    s.handle_submit(now, submission(1, 4, 200));
+    for _ in 0..10 {
+        turn(&mut s, &mut now);
+    }
+    s.handle_submit(now, submission(2, 3000, 4));
+    let mut steps = Vec::new();
+    while s
+        .running
+        .iter()
+        .flatten()
+        .any(|r| r.fed < r.prompt_tokens())
+        || s.order.len() < 2
+    {
+        steps.push(turn(&mut s, &mut now));
+    }
+    let longest = steps.iter().map(|(_, took)| *took).max().unwrap();
+    assert!(longest <= ms(50), "{longest:?}");
+    let columns = steps.iter().map(|(columns, _)| *columns).max().unwrap();
+    assert!(columns >= 30, "the time is used: {columns} of 35");
+    assert!(steps.len() <= 120, "{} steps for 3000 tokens", steps.len());
+}
+
+/// A box that cannot keep its target still feeds the prompts that it took.
+#[test]
+fn prompts_go_on_where_decodes_alone_take_too_long() {
+    let mut s = scheduler(2, 2, 8);
+    let mut plan = StepPlan::new(64);
+    s.handle_submit(ms(0), submission(1, 1, 40));
+    let slow = |s: &mut Scheduler, plan: &mut StepPlan, now: Duration| {
+        let shown = step(s, plan, now, 1);
+        s.handle_step(plan.columns().len(), ms(400));
+        shown
+    };
+    assert_eq!(slow(&mut s, &mut plan, ms(0)), "0:1*");
+    s.handle_submit(ms(400), submission(2, 20, 4));
+    assert_eq!(slow(&mut s, &mut plan, ms(400)), "0:1* 1:8");
+    assert_eq!(slow(&mut s, &mut plan, ms(800)), "0:1* 1:8");
+    assert_eq!(slow(&mut s, &mut plan, ms(1200)), "0:1* 1:4*");
+}
+
+#[test]
+fn steps_of_prompts_alone_are_short_enough_to_join() {
+    let mut s = scheduler(1, 1, 8);
+    let mut plan = StepPlan::new(64);
+    // 4 ms a column, as far as it can tell: 25 columns are two targets.
+    for columns in [64, 32, 16].repeat(20) {
+        s.handle_step(columns, ms(4) * u32::try_from(columns).unwrap());
+    }
+    s.handle_submit(ms(0), submission(1, 60, 4));
+    assert_eq!(step(&mut s, &mut plan, ms(0), 1), "0:24");
 }

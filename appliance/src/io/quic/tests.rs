@@ -97,6 +97,7 @@ impl Rig {
             context_tokens_max,
             kv_blocks: 8,
             end_tokens: Box::new([]),
+            inter_token_target: Duration::from_millis(50),
         };
         let engine = Letters {
             gate,
