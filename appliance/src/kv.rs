@@ -77,8 +77,8 @@ impl KvPool {
     }
 
     /// Gives a sequence the blocks for `positions`, all or none, and says how many positions at the front of its
-    /// `prompt` they have already: whole blocks, and at least one token less than the prompt, whose logits somebody must
-    /// compute. `None` means that the pool cannot: the caller waits or refuses.
+    /// `prompt` they have already: whole blocks, and at least one token less than the prompt, whose logits somebody
+    /// must compute. `None` means that the pool cannot: the caller waits or refuses.
     ///
     /// Only sequences with the same `salt` share.
     ///

@@ -1,10 +1,10 @@
 //! Who runs in the next step.
 //!
-//! First come, first served, with continuous batching: each step carries one token of every sequence that decodes, and
-//! then prompt chunks in order of admission, as many columns as leave every running stream inside its target between
-//! tokens ([`cost`] says how many those are). A request is admitted when a place and the blocks for its whole worst case
-//! (prompt and `tokens_max`) are free, so an admitted request never fails for memory. What an earlier sequence computed
-//! of the same beginning is taken as it is.
+//! First come, first served, with continuous batching: each step carries one token of every sequence that decodes,
+//! and then prompt chunks in order of admission, as many columns as leave every running stream inside its target
+//! between tokens ([`cost`] says how many those are). A request is admitted when a place and the blocks for its whole
+//! worst case (prompt and `tokens_max`) are free, so an admitted request never fails for memory. What an earlier
+//! sequence computed of the same beginning is taken as it is.
 //!
 //! Calling order: `handle_submit` and `handle_cancel` at any time between steps; `plan` before a step; `handle_token`
 //! for each row of logits after it, then `handle_step`; `poll_event` until `None` after each of them.

@@ -10,8 +10,8 @@
 //! idle     oldest ⇄ … ⇄ newest        known blocks that no sequence holds: the first to be taken for other text
 //! ```
 //!
-//! A sequence that ends leaves its last block as the oldest and its first as the newest: what follows a common beginning
-//! goes before the beginning does.
+//! A sequence that ends leaves its last block as the oldest and its first as the newest: what follows a common
+//! beginning goes before the beginning does.
 
 use super::KvBlock;
 use crate::limits::KV_BLOCK_POSITIONS;
