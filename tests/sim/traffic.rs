@@ -91,6 +91,10 @@ impl Traffic {
         if random.chance(self.common_percent) {
             let common = random.between(0, prompt_tokens) as usize;
             prompt[..common].copy_from_slice(&self.common[..common]);
+            if random.chance(20) {
+                // All the same but the first token, on which everything depends.
+                prompt[0] = random.between(0, self.vocabulary - 1);
+            }
         }
         let room = context - prompt_tokens;
         // Answers are short, middling, or as long as the context lets them be.
