@@ -156,6 +156,17 @@ macro_rules! floats {
 }
 pub(crate) use floats;
 
+/// Taylor's coefficients of eˣ after the first, 1/7!.
+pub(crate) const EXP_SERIES: [f32; 7] = [
+    1.0 / 720.0,
+    1.0 / 120.0,
+    1.0 / 24.0,
+    1.0 / 6.0,
+    0.5,
+    1.0,
+    1.0,
+];
+
 /// eˣ as `rows::exp` computes it for scalars, which says why and how exactly.
 #[inline(always)]
 pub(crate) fn exp<F: Floats>(x: F) -> F {
@@ -167,15 +178,7 @@ pub(crate) fn exp<F: Floats>(x: F) -> F {
     let r = n.mul_add(F::splat(-0.693_359_4), x);
     let r = n.mul_add(F::splat(2.121_944_4e-4), r);
     let mut p = F::splat(1.0 / 5_040.0);
-    for coefficient in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
+    for coefficient in EXP_SERIES {
         p = r.mul_add(p, F::splat(coefficient));
     }
     p.mul(rounded.power_of_two())

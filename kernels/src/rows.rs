@@ -82,15 +82,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let n = rounded - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
     let mut p = 1.0 / 5_040.0;
-    for coefficient in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
+    for coefficient in crate::floats::EXP_SERIES {
         p = r.mul_add(p, coefficient);
     }
     let power = rounded
