@@ -226,6 +226,7 @@ fn a_page_that_pretends_to_be_this_machine_is_refused() {
         "127.0.0.1",
         "[::1]",
         &format!("LOCALHOST:{port}"),
+        "box",
     ] {
         let ours = format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         assert_eq!(exchange(server.http, &ours).0, 200, "{host}");

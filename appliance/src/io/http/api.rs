@@ -231,13 +231,14 @@ async fn with_request_id<B: Backend>(
 }
 
 /// Refuses a `Host` that is a name of somebody else's: a web page whose name was made to point at 127.0.0.1 (DNS
-/// rebinding) would otherwise be of the same origin as a box that needs no credentials.
+/// rebinding) would otherwise be of the same origin as a box that needs no credentials. A name without a dot is nobody's
+/// in the public DNS: it is this machine's, or one that the local network gave it.
 async fn from_this_machine(request: Request, next: Next) -> Response {
     let host = request
         .headers()
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
-    if host.is_none_or(is_address_or_localhost) {
+    if host.is_none_or(is_local) {
         return next.run(request).await;
     }
     let message = "the Host header names another machine: use 127.0.0.1, [::1] or localhost";
@@ -245,13 +246,13 @@ async fn from_this_machine(request: Request, next: Next) -> Response {
     error(StatusCode::MISDIRECTED_REQUEST, &body)
 }
 
-fn is_address_or_localhost(host: &str) -> bool {
+fn is_local(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
     let address = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+    !name.contains(['.', ':']) || address.parse::<IpAddr>().is_ok()
 }
 
 async fn read_body(request: Request, places: &Semaphore) -> Result<bytes::Bytes, Response> {
