@@ -231,8 +231,8 @@ async fn with_request_id<B: Backend>(
 }
 
 /// Refuses a `Host` that is a name of somebody else's: a web page whose name was made to point at 127.0.0.1 (DNS
-/// rebinding) would otherwise be of the same origin as a box that needs no credentials. A name without a dot is nobody's
-/// in the public DNS: it is this machine's, or one that the local network gave it.
+/// rebinding) would otherwise be of the same origin as a box that needs no credentials. A name without a dot is
+/// nobody's in the public DNS: it is this machine's, or one that the local network gave it.
 async fn from_this_machine(request: Request, next: Next) -> Response {
     let host = request
         .headers()
