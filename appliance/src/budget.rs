@@ -119,10 +119,7 @@ impl Budget {
                 trained,
             });
         }
-        if !kv.fits(model.dims.head_dim) {
-            let head_dim = model.dims.head_dim;
-            return Err(BudgetError::KvFormat { kv, head_dim });
-        }
+        check_kv(kv, model)?;
         let mut lines = fixed_lines(serving, (isa, threads), model, files, context);
         let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
         let block_bytes = model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS);
@@ -179,6 +176,16 @@ impl Budget {
     /// What the engine takes.
     pub fn engine_size(&self, serving: &ServingConfig) -> EngineSize {
         engine_size(serving, self.kv_blocks, self.kv)
+    }
+}
+
+/// Whether the model's heads can be stored in a format.
+pub fn check_kv(kv: KvFormat, model: &Model) -> Result<(), BudgetError> {
+    let head_dim = model.dims.head_dim;
+    if kv.fits(head_dim) {
+        Ok(())
+    } else {
+        Err(BudgetError::KvFormat { kv, head_dim })
     }
 }
 

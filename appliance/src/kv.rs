@@ -102,10 +102,11 @@ impl KvPool {
         let (mut shared, mut idle) = (0, 0);
         let whole = &prompt[..prompt.len().saturating_sub(1)];
         for tokens in whole.as_chunks().0 {
-            let Some(block) = self.prefixes.find(chain, tokens) else {
+            let next = chain.then(tokens);
+            let Some(block) = self.prefixes.find(chain, next, tokens) else {
                 break;
             };
-            chain = chain.then(tokens);
+            chain = next;
             self.tables[start + shared as usize] = block;
             shared += 1;
             idle += u32::from(self.holders[block as usize] == 0);
@@ -140,9 +141,10 @@ impl KvPool {
         let blocks: &[BlockTokens] = tokens[..computed as usize].as_chunks().0;
         let (mut told, mut chain) = self.told[row];
         for (index, tokens) in blocks.iter().enumerate().skip(told as usize) {
-            self.prefixes
-                .insert(self.tables[start + index], chain, tokens);
-            chain = chain.then(tokens);
+            let next = chain.then(tokens);
+            let block = self.tables[start + index];
+            self.prefixes.insert(block, chain, next, tokens);
+            chain = next;
             told += 1;
         }
         self.told[row] = (told, chain);

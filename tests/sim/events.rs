@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outstation::limits::KV_BLOCK_POSITIONS;
 use outstation::request::{RequestId, Submission, Timings, Usage};
 use outstation::scheduler::{Event, Outcome};
 
@@ -212,12 +213,17 @@ impl Truth {
         let expected = Usage {
             prompt_tokens: request.prompt_tokens(),
             completion_tokens: u32::try_from(request.tokens.len()).expect("few"),
-            cached_tokens: if request.begun {
+            cached_tokens: if request.begun || !request.admitted {
                 request.cached
             } else {
                 usage.cached_tokens
             },
         };
+        assert!(
+            usage.cached_tokens.is_multiple_of(KV_BLOCK_POSITIONS)
+                && usage.cached_tokens < request.prompt_tokens(),
+            "request {id}: whole blocks, and not all of its prompt"
+        );
         assert_eq!(usage, expected, "request {id}: usage");
         let life = self.now - request.arrived;
         let parts = timings.queue + timings.prefill + timings.decode;

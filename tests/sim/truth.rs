@@ -164,7 +164,8 @@ impl Truth {
         self.now += step_time(columns) + Duration::from_micros(noise);
     }
 
-    /// The admitted are the oldest, each holds its worst case in blocks of its own, and nobody waits who could run.
+    /// The admitted are the oldest, each holds its worst case, a block is the same part of all who hold it, and nobody
+    /// waits who could run.
     pub(crate) fn check_tables(&mut self, tables: BlockTables<'_>) {
         let admitted = tables.held.iter().filter(|&&held| held > 0).count();
         assert!(admitted <= self.live.len(), "only the living hold blocks");

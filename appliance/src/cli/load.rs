@@ -11,8 +11,7 @@ use outstation_wire::gguf::Gguf;
 
 use super::exit::{self, Failure};
 use super::progress::Progress;
-use crate::budget::BudgetError;
-use crate::budget::{Budget, Compute, FileSizes};
+use crate::budget::{self, Budget, Compute, FileSizes};
 use crate::config::{ByteSize, Config, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::io::weights;
@@ -226,12 +225,9 @@ pub(super) fn isa(name: Option<&str>) -> Result<Isa, Failure> {
 
 /// The format of keys and values as asked for, or f16, where heads of the model fit it.
 pub(super) fn kv_for(name: Option<&str>, model: &Model) -> Result<KvFormat, Failure> {
-    let (kv, head_dim) = (kv(name)?, model.dims.head_dim);
-    if kv.fits(head_dim) {
-        Ok(kv)
-    } else {
-        Err(BudgetError::KvFormat { kv, head_dim }.into())
-    }
+    let kv = kv(name)?;
+    budget::check_kv(kv, model)?;
+    Ok(kv)
 }
 
 /// The format of keys and values as configured, or f16.

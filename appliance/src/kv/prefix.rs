@@ -89,9 +89,8 @@ impl PrefixIndex {
     /// Bytes that `new` takes for each block, at most.
     pub const BLOCK_BYTES: usize = size_of::<Entry>() + 4 * size_of::<u32>();
 
-    /// The block with these tokens after `before`.
-    pub fn find(&self, before: Chain, tokens: &BlockTokens) -> Option<KvBlock> {
-        let chain = before.then(tokens);
+    /// The block with these tokens after `before`; `chain` is theirs.
+    pub fn find(&self, before: Chain, chain: Chain, tokens: &BlockTokens) -> Option<KvBlock> {
         let mut slot = self.home(chain);
         loop {
             let block = self.slots[slot];
@@ -107,12 +106,11 @@ impl PrefixIndex {
     }
 
     /// Makes a block known. One whose contents another block has already stays unknown: it is no use twice.
-    pub fn insert(&mut self, block: KvBlock, before: Chain, tokens: &BlockTokens) {
+    pub fn insert(&mut self, block: KvBlock, before: Chain, chain: Chain, tokens: &BlockTokens) {
         assert!(!self.entries[block as usize].known, "a block is known once");
-        if self.find(before, tokens).is_some() {
+        if self.find(before, chain, tokens).is_some() {
             return;
         }
-        let chain = before.then(tokens);
         let entry = &mut self.entries[block as usize];
         (entry.known, entry.chain, entry.before, entry.tokens) = (true, chain, before, *tokens);
         let mut slot = self.home(chain);
@@ -212,7 +210,7 @@ impl PrefixIndex {
         assert_eq!(count, self.idle, "idle blocks are counted");
         for (block, entry) in (0..).zip(&self.entries) {
             if entry.known {
-                let found = self.find(entry.before, &entry.tokens);
+                let found = self.find(entry.before, entry.chain, &entry.tokens);
                 assert_eq!(found, Some(block), "probing finds every known block");
             }
         }

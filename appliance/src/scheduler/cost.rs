@@ -47,11 +47,6 @@ impl StepCost {
         }
     }
 
-    /// What a step of some columns will take, if there was any step yet.
-    pub fn expected(&self, columns: usize) -> Option<Duration> {
-        self.seconds(columns).map(Duration::from_secs_f64)
-    }
-
     /// Most columns of a step that is over in `time`, up to `most`; `most` before the first step.
     ///
     /// Cost: a binary search, some 100 ns.
@@ -72,6 +67,7 @@ impl StepCost {
         fit
     }
 
+    /// What a step of some columns will take, if there was any step yet.
     fn seconds(&self, columns: usize) -> Option<f64> {
         let points = self.points.as_ref()?;
         let (left, right_share) = place(columns);
@@ -101,14 +97,14 @@ mod tests {
     }
 
     fn off(cost: &StepCost, columns: usize) -> f64 {
-        let expected = cost.expected(columns).unwrap().as_secs_f64();
+        let expected = cost.seconds(columns).unwrap();
         (expected / machine(columns).as_secs_f64() - 1.0).abs()
     }
 
     #[test]
     fn it_learns_a_machine_from_the_steps_it_sees() {
         let mut cost = StepCost::default();
-        assert_eq!(cost.expected(1), None);
+        assert_eq!(cost.seconds(1), None);
         assert_eq!(cost.columns_within(Duration::ZERO, 256), 256);
         for _ in 0..40 {
             for columns in [256, 100, 1, 2, 8, 40] {
