@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use outstation::engine::StepPlan;
-use outstation::request::{RequestId, Sampling, Submission};
+use outstation::request::{RequestId, Submission};
+use outstation::scheduler::pace::Targets;
 use outstation::scheduler::{Scheduler, SchedulerLimits};
 
 const SEQUENCES: u32 = 32;
@@ -32,10 +33,15 @@ impl Load {
         let limits = SchedulerLimits {
             sequences_max: SEQUENCES,
             queue_requests_max: 64,
+            queue_tokens_max: 64 * CONTEXT,
+            step_columns_max: 512,
             context_tokens_max: CONTEXT,
             kv_blocks: SEQUENCES * CONTEXT / 32,
             end_tokens: Box::new([]),
-            inter_token_target: Duration::from_millis(50),
+            targets: [Targets {
+                ttft: Duration::from_mins(1),
+                itl: Duration::from_millis(50),
+            }; 3],
         };
         Self {
             scheduler: Scheduler::new(limits),
@@ -54,14 +60,10 @@ impl Load {
             self.next += 1;
             self.scheduler.handle_submit(
                 self.now,
+                self.now,
                 Box::new(Submission {
-                    id: RequestId(self.next),
-                    prompt,
-                    tokens_max: 100,
-                    tokens_min: 0,
                     ignore_eos: true,
-                    sampling: Sampling::greedy(),
-                    seed: 0,
+                    ..Submission::new(RequestId(self.next), prompt, 100)
                 }),
             );
         }
@@ -72,10 +74,13 @@ impl Load {
         self.scheduler.plan(self.now, &mut self.plan);
         self.now += STEP;
         for row in 0..self.plan.logits_rows() {
-            let (sequence, _) = self.scheduler.sampled(row);
-            self.scheduler.handle_token(self.now, sequence, 7);
+            if let Some(sampled) = self.scheduler.sampled(row) {
+                let generator = sampled.generator;
+                self.scheduler.handle_token(self.now, row, 7, generator);
+            }
         }
-        self.scheduler.handle_step(self.plan.columns().len(), STEP);
+        self.scheduler
+            .handle_step(self.now, self.plan.columns().len(), STEP);
     }
 
     fn hear(&mut self) {

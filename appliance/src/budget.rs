@@ -12,6 +12,7 @@ use crate::kv::{KvPool, blocks_for};
 use crate::limits::{self, KV_BLOCK_POSITIONS};
 use crate::model::Model;
 use crate::sampler::SamplerSpace;
+use crate::scheduler::{Scheduler, logits_rows_max};
 
 /// One consumer of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -192,7 +193,7 @@ pub fn check_kv(kv: KvFormat, model: &Model) -> Result<(), BudgetError> {
 fn engine_size(serving: &ServingConfig, kv_blocks: u32, kv: KvFormat) -> EngineSize {
     EngineSize {
         columns_max: serving.step_tokens_max as usize,
-        logits_rows_max: serving.sequences_max as usize,
+        logits_rows_max: logits_rows_max(serving.sequences_max),
         kv_blocks,
         kv,
     }
@@ -226,8 +227,9 @@ fn fixed_lines(
         line(
             "step workspaces",
             format!(
-                "{} columns of intermediate results, {sequences} rows of logits, scratch of {threads} threads",
-                serving.step_tokens_max
+                "{} columns of intermediate results, {} rows of logits, scratch of {threads} threads",
+                serving.step_tokens_max,
+                logits_rows_max(serving.sequences_max)
             ),
             CpuEngine::workspace_bytes(model, isa, engine_size(serving, 0, KvFormat::F16), threads),
         ),
@@ -238,14 +240,17 @@ fn fixed_lines(
         ),
         line(
             "sequences",
-            format!("{sequences} × {context} tokens × 4 B, and their block tables"),
-            sequences * context * 4
-                + sequences * context.div_ceil(u64::from(KV_BLOCK_POSITIONS)) * 4,
+            format!(
+                "{sequences} × {} blocks × 4 B, their guesses, the queue and its forecast",
+                context.div_ceil(u64::from(KV_BLOCK_POSITIONS))
+            ),
+            sequences * context.div_ceil(u64::from(KV_BLOCK_POSITIONS)) * 4
+                + Scheduler::bytes(serving.sequences_max, serving.queue_requests_max),
         ),
         line(
             "requests under way",
             format!(
-                "{under_way} × ({context} prompt ids × 4 B + {} events × 96 B)",
+                "{under_way} × ({context} token ids × 4 B + {} events × 96 B)",
                 limits::STREAM_TOKENS_BUFFERED_MAX
             ),
             under_way * (context * 4 + limits::STREAM_TOKENS_BUFFERED_MAX as u64 * 96),

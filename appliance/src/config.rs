@@ -4,10 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::limits;
+use crate::scheduler::pace::Targets;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -85,15 +87,52 @@ pub struct ServingConfig {
     pub sequences_max: u32,
     /// Requests that wait. Default 64.
     pub queue_requests_max: u32,
+    /// Prompt tokens of those that wait; one request alone may have more. Default 65536.
+    pub queue_tokens_max: u32,
     /// Positions of one sequence, prompt and answer. Default: the model's context, at most 8192.
     pub context_tokens_max: Option<u32>,
     /// Tokens of one engine step. More is faster prefill and longer gaps between tokens of others. Default 256.
     pub step_tokens_max: u32,
-    /// Longest time between two tokens of a running stream that prompts of others should cause. Less makes prompts of
-    /// others slower. Default 50 ms.
-    pub inter_token_target_ms: u32,
     /// Connections over QUIC at once. Default 64.
     pub connections_max: u32,
+    /// What requests of people expect, and those that name no class. Default 500 ms, then 50 ms.
+    pub interactive: TargetsConfig,
+    /// What requests of programs expect. Default 5 s, then 200 ms.
+    pub standard: TargetsConfig,
+    /// What requests expect that can wait. Default 5 min, then 2 s.
+    pub batch: TargetsConfig,
+}
+
+/// What a class of requests expects, and what the box promises when it takes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct TargetsConfig {
+    /// Milliseconds from arrival to the first token, of a prompt that the box can read in this time. What cannot have
+    /// it is refused with the time at which to come back: more means a longer queue.
+    pub ttft_ms: Option<u32>,
+    /// Milliseconds between two tokens of an answer. Less makes prompts of others slower, and fewer answers run at
+    /// once.
+    pub itl_ms: Option<u32>,
+}
+
+/// What classes expect where nothing else is configured, milliseconds to the first token and between two.
+const TARGETS_DEFAULT: [(u32, u32); 3] = [(500, 50), (5_000, 200), (300_000, 2_000)];
+
+impl ServingConfig {
+    /// What each class expects.
+    pub fn targets(&self) -> [Targets; 3] {
+        let classes = [self.interactive, self.standard, self.batch];
+        std::array::from_fn(|class| {
+            let (ttft, itl) = TARGETS_DEFAULT[class];
+            let ms = |set: Option<u32>, default: u32| {
+                Duration::from_millis(set.unwrap_or(default).into())
+            };
+            Targets {
+                ttft: ms(classes[class].ttft_ms, ttft),
+                itl: ms(classes[class].itl_ms, itl),
+            }
+        })
+    }
 }
 
 impl Default for ServingConfig {
@@ -103,14 +142,17 @@ impl Default for ServingConfig {
             queue_requests_max: 64,
             context_tokens_max: None,
             step_tokens_max: 256,
-            inter_token_target_ms: 50,
             connections_max: 64,
+            queue_tokens_max: 65_536,
+            interactive: TargetsConfig::default(),
+            standard: TargetsConfig::default(),
+            batch: TargetsConfig::default(),
         }
     }
 }
 
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 21] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -124,8 +166,14 @@ pub const KEYS: [&str; 15] = [
     "serving.queue_requests_max",
     "serving.context_tokens_max",
     "serving.step_tokens_max",
-    "serving.inter_token_target_ms",
     "serving.connections_max",
+    "serving.queue_tokens_max",
+    "serving.interactive.ttft_ms",
+    "serving.interactive.itl_ms",
+    "serving.standard.ttft_ms",
+    "serving.standard.itl_ms",
+    "serving.batch.ttft_ms",
+    "serving.batch.itl_ms",
 ];
 
 /// Context that is reserved when nobody asks for another.
@@ -209,10 +257,20 @@ impl Config {
             limits::STEP_COLUMNS_MAX,
         )?;
         within(
-            "serving.inter_token_target_ms",
-            serving.inter_token_target_ms,
-            limits::INTER_TOKEN_TARGET_MS_MAX,
+            "serving.queue_tokens_max",
+            serving.queue_tokens_max,
+            limits::QUEUE_TOKENS_MAX,
         )?;
+        let classes = [serving.interactive, serving.standard, serving.batch];
+        let keys = [
+            ("serving.interactive.ttft_ms", "serving.interactive.itl_ms"),
+            ("serving.standard.ttft_ms", "serving.standard.itl_ms"),
+            ("serving.batch.ttft_ms", "serving.batch.itl_ms"),
+        ];
+        for (class, (ttft_key, itl_key)) in classes.iter().zip(keys) {
+            within(ttft_key, class.ttft_ms.unwrap_or(1), limits::TTFT_MS_MAX)?;
+            within(itl_key, class.itl_ms.unwrap_or(1), limits::ITL_MS_MAX)?;
+        }
         within(
             "serving.connections_max",
             serving.connections_max,

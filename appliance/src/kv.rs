@@ -33,6 +33,9 @@ pub struct KvPool {
     tables: Box<[KvBlock]>,
     /// Blocks in each sequence's row.
     held: Box<[u32]>,
+    /// Which reservation each row is, counted over all rows.
+    reservations: Box<[u64]>,
+    reservations_made: u64,
     /// Blocks at the front of each row whose contents were told to the index, and the chain up to there.
     told: Box<[(u32, Chain)]>,
     blocks_per_sequence_max: u32,
@@ -56,6 +59,8 @@ impl KvPool {
             tables: vec![0; sequences as usize * blocks_per_sequence_max as usize]
                 .into_boxed_slice(),
             held: vec![0; sequences as usize].into_boxed_slice(),
+            reservations: vec![0; sequences as usize].into_boxed_slice(),
+            reservations_made: 0,
             told: vec![(0, Chain::start(0)); sequences as usize].into_boxed_slice(),
             blocks_per_sequence_max,
             prefixes: PrefixIndex::new(blocks),
@@ -98,14 +103,9 @@ impl KvPool {
             "the request was checked against the context"
         );
         let start = row * self.blocks_per_sequence_max as usize;
-        let mut chain = Chain::start(salt);
         let (mut shared, mut idle) = (0, 0);
-        let whole = &prompt[..prompt.len().saturating_sub(1)];
-        for tokens in whole.as_chunks().0 {
-            let next = chain.then(tokens);
-            let Some(block) = self.prefixes.find(chain, next, tokens) else {
-                break;
-            };
+        let mut chain = Chain::start(salt);
+        for (next, block) in Known::new(&self.prefixes, chain, whole_blocks(prompt)) {
             chain = next;
             self.tables[start + shared as usize] = block;
             shared += 1;
@@ -115,11 +115,7 @@ impl KvPool {
             return None;
         }
         for place in start..start + shared as usize {
-            let block = self.tables[place];
-            if self.holders[block as usize] == 0 {
-                self.prefixes.wake(block);
-            }
-            self.holders[block as usize] += 1;
+            self.hold(self.tables[place]);
         }
         for place in start + shared as usize..start + count as usize {
             let block = self.free.pop().or_else(|| self.prefixes.evict());
@@ -130,8 +126,52 @@ impl KvPool {
             self.tables[place] = block;
         }
         self.held[row] = count;
+        self.reservations_made += 1;
+        self.reservations[row] = self.reservations_made;
         self.told[row] = (shared, chain);
         Some(shared * KV_BLOCK_POSITIONS)
+    }
+
+    /// Positions at the front of a prompt that [`reserve`](Self::reserve) would find now.
+    ///
+    /// Cost: O(prompt), no allocation.
+    pub fn known(&self, prompt: &[u32], salt: u64) -> u32 {
+        let chain = Chain::start(salt);
+        let known = Known::new(&self.prefixes, chain, whole_blocks(prompt)).count();
+        u32::try_from(known).expect("a prompt fits its context") * KV_BLOCK_POSITIONS
+    }
+
+    /// Looks once more for what of a sequence's `prompt` is known, when it has computed nothing itself yet, and gives
+    /// back its own blocks for those. Says how many positions it has now.
+    pub fn adopt(&mut self, sequence: u32, prompt: &[u32]) -> u32 {
+        let row = sequence as usize;
+        let start = row * self.blocks_per_sequence_max as usize;
+        let (mut shared, mut chain) = self.told[row];
+        for tokens in &whole_blocks(prompt)[shared as usize..] {
+            let next = chain.then(tokens);
+            let Some(block) = self.prefixes.find(chain, next, tokens) else {
+                break;
+            };
+            let own = std::mem::replace(&mut self.tables[start + shared as usize], block);
+            assert_eq!(
+                self.holders[own as usize], 1,
+                "nobody else has what it has not computed"
+            );
+            self.holders[own as usize] = 0;
+            self.free.push(own);
+            self.hold(block);
+            chain = next;
+            shared += 1;
+        }
+        self.told[row] = (shared, chain);
+        shared * KV_BLOCK_POSITIONS
+    }
+
+    fn hold(&mut self, block: KvBlock) {
+        if self.holders[block as usize] == 0 {
+            self.prefixes.wake(block);
+        }
+        self.holders[block as usize] += 1;
     }
 
     /// Makes known what a sequence's blocks have, whose first `computed` positions hold these tokens.
@@ -180,6 +220,7 @@ impl KvPool {
         BlockTables {
             blocks: &self.tables,
             held: &self.held,
+            reservations: &self.reservations,
             stride: self.blocks_per_sequence_max,
         }
     }
@@ -212,6 +253,37 @@ impl KvPool {
     }
 }
 
+/// Blocks of a prompt that others may have: whole ones, before its last token.
+fn whole_blocks(prompt: &[u32]) -> &[BlockTokens] {
+    prompt[..prompt.len().saturating_sub(1)].as_chunks().0
+}
+
+/// The known blocks at the front of a text, each with the chain up to its end.
+struct Known<'a> {
+    index: &'a PrefixIndex,
+    chain: Chain,
+    text: std::slice::Iter<'a, BlockTokens>,
+}
+
+impl<'a> Known<'a> {
+    fn new(index: &'a PrefixIndex, chain: Chain, text: &'a [BlockTokens]) -> Self {
+        let text = text.iter();
+        Self { index, chain, text }
+    }
+}
+
+impl Iterator for Known<'_> {
+    type Item = (Chain, KvBlock);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let tokens = self.text.next()?;
+        let next = self.chain.then(tokens);
+        let block = self.index.find(self.chain, next, tokens)?;
+        self.chain = next;
+        Some((next, block))
+    }
+}
+
 /// Block tables of all sequences, read-only.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockTables<'a> {
@@ -219,6 +291,8 @@ pub struct BlockTables<'a> {
     pub blocks: &'a [KvBlock],
     /// Blocks in use in each row.
     pub held: &'a [u32],
+    /// A number for each row that changes when another sequence gets it: what an engine keeps for a row is then stale.
+    pub reservations: &'a [u64],
     /// Entries of a row.
     pub stride: u32,
 }

@@ -21,8 +21,14 @@ pub const QUEUE_REQUESTS_MAX: u32 = 4096;
 /// Tokens of one engine step, prompt and decode together. Workspaces are proportional to it.
 pub const STEP_COLUMNS_MAX: u32 = 4096;
 
-/// Ceiling of `serving.inter_token_target_ms`: a minute is silence.
-pub const INTER_TOKEN_TARGET_MS_MAX: u32 = 60_000;
+/// Prompt tokens of the requests that wait.
+pub const QUEUE_TOKENS_MAX: u32 = 1 << 26;
+
+/// Ceiling of a class's `ttft_ms`: a day.
+pub const TTFT_MS_MAX: u32 = 86_400_000;
+
+/// Ceiling of a class's `itl_ms`: a minute is silence.
+pub const ITL_MS_MAX: u32 = 60_000;
 
 /// Bytes of one request's prompt or message list, over any transport. 4 MiB of text is about a million tokens.
 pub const PROMPT_BYTES_MAX: usize = 4 << 20;

@@ -21,7 +21,34 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// How long it can wait.
+    pub class: Class,
+    /// Time from arrival after which the answer is worthless.
+    pub deadline: Option<Duration>,
+    /// Who asks.
+    pub tenant: Tenant,
 }
+
+/// How long a request can wait. Each class has its targets in the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Somebody looks at the screen.
+    #[default]
+    Interactive,
+    /// A program waits.
+    Standard,
+    /// Some time today. It makes room for the others and goes on later.
+    Batch,
+}
+
+impl Class {
+    /// All, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Standard, Self::Batch];
+}
+
+/// Who shares beginnings of prompts, and gets a fair part of the box: 0 is everybody who did not say who they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Tenant(pub u64);
 
 /// The forms in which a prompt may come.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,8 +137,10 @@ pub struct RequestId(pub u64);
 pub struct Submission {
     /// Its identity in events and cancellations.
     pub id: RequestId,
-    /// Token ids of the prompt; never empty.
-    pub prompt: Vec<u32>,
+    /// Token ids of the prompt, never empty, and of the answer as it grows: there is room for all of it from the start.
+    pub tokens: Vec<u32>,
+    /// How many of them are the prompt's.
+    pub prompt_tokens: u32,
     /// Most tokens to generate; at least one.
     pub tokens_max: u32,
     /// Tokens before which the end of the sequence is not drawn.
@@ -122,6 +151,51 @@ pub struct Submission {
     pub sampling: Sampling,
     /// Seed of the generator.
     pub seed: u64,
+    /// How long it can wait.
+    pub class: Class,
+    /// Time from arrival after which the answer is worthless.
+    pub deadline: Option<Duration>,
+    /// Who asks.
+    pub tenant: Tenant,
+}
+
+impl Submission {
+    /// A greedy one with a prompt and a number of tokens; everything else is at its default.
+    ///
+    /// Panics without prompt or tokens.
+    pub fn new(id: RequestId, mut prompt: Vec<u32>, tokens_max: u32) -> Self {
+        assert!(!prompt.is_empty() && tokens_max > 0, "something to do");
+        let prompt_tokens = u32::try_from(prompt.len()).expect("a prompt fits its context");
+        prompt.reserve_exact(tokens_max as usize);
+        Self {
+            id,
+            tokens: prompt,
+            prompt_tokens,
+            tokens_max,
+            tokens_min: 0,
+            ignore_eos: false,
+            sampling: Sampling::greedy(),
+            seed: 0,
+            class: Class::default(),
+            deadline: None,
+            tenant: Tenant::default(),
+        }
+    }
+
+    /// The prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.tokens[..self.prompt_tokens as usize]
+    }
+
+    /// The answer so far.
+    pub fn answer(&self) -> &[u32] {
+        &self.tokens[self.prompt_tokens as usize..]
+    }
+
+    /// Positions that it may need.
+    pub fn positions_max(&self) -> u32 {
+        self.prompt_tokens + self.tokens_max
+    }
 }
 
 /// What the model can take, against which a request is checked.
@@ -218,13 +292,14 @@ impl GenerateRequest {
             ));
         }
         Ok(Submission {
-            id,
-            prompt,
-            tokens_max,
             tokens_min: self.min_tokens,
             ignore_eos: self.ignore_eos,
             sampling: self.sampling.clone(),
             seed: self.sampling.seed.unwrap_or(seed),
+            class: self.class,
+            deadline: self.deadline,
+            tenant: self.tenant,
+            ..Submission::new(id, prompt, tokens_max)
         })
     }
 }
@@ -346,6 +421,8 @@ pub enum RefusalKind {
     ContextOverflow,
     /// No place now; come back after `retry_after_ms`.
     Overloaded,
+    /// The request's own deadline cannot be met, or has passed.
+    Deadline,
     /// The box is going down; go elsewhere or come back.
     Draining,
     /// The reader did not keep up with its stream.

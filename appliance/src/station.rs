@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::engine::{Engine, StepPlan};
 use crate::request::{RequestId, Submission};
-use crate::sampler::{Drawing, Generator, SamplerSpace};
-use crate::scheduler::{Event, Occupancy, Scheduler, SchedulerLimits};
+use crate::sampler::{Drawing, SamplerSpace};
+use crate::scheduler::{Event, Occupancy, Outcome, Scheduler, SchedulerLimits, Totals};
 
 /// What steps did since start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct StepTotals {
     pub generated_tokens: u64,
     /// Time in steps.
     pub busy: Duration,
+    /// What the scheduler counted.
+    pub scheduler: Totals,
 }
 
 /// Whether a step had something to do.
@@ -32,6 +34,9 @@ pub enum StepOutcome {
     Worked,
 }
 
+/// Steps of the warm-up: of 1, 2, 4, … columns.
+pub(crate) const WARM_UP_STEPS: u32 = 6;
+
 /// Scheduler, engine and samplers.
 #[derive(Debug)]
 pub struct Station<E> {
@@ -39,33 +44,51 @@ pub struct Station<E> {
     engine: E,
     plan: StepPlan,
     space: SamplerSpace,
-    generators: Box<[Generator]>,
     totals: StepTotals,
 }
 
 impl<E: Engine> Station<E> {
     /// Takes all memory of serving but the engine's own.
-    pub fn new(limits: SchedulerLimits, step_columns_max: usize, engine: E) -> Self {
-        assert!(
-            limits.sequences_max as usize <= step_columns_max,
-            "a step carries a token of every sequence"
-        );
-        let generators = (0..limits.sequences_max)
-            .map(|_| Generator::new(0))
-            .collect();
+    pub fn new(limits: SchedulerLimits, engine: E) -> Self {
         Self {
+            plan: StepPlan::new(limits.step_columns_max),
             scheduler: Scheduler::new(limits),
             space: SamplerSpace::new(engine.vocabulary()),
-            plan: StepPlan::new(step_columns_max),
             engine,
-            generators,
             totals: StepTotals::default(),
         }
     }
 
-    /// A new request.
-    pub fn handle_submit(&mut self, now: Duration, submission: Box<Submission>) {
-        self.scheduler.handle_submit(now, submission);
+    /// Decodes tokens for real, so that READY means what it says and the first user does not pay for cold pages, in
+    /// steps of 1, 2, 4, … columns, so that what steps cost is known before anything is promised.
+    pub fn warm_up(&mut self, clock: &mut dyn FnMut() -> Duration) {
+        let columns_max = self.scheduler.prompt_columns_max();
+        let widths = (0..WARM_UP_STEPS).map(|log2| 1 << log2);
+        for columns in widths.take_while(|&columns| columns <= columns_max) {
+            let submission = Submission {
+                ignore_eos: true,
+                ..Submission::new(RequestId(0), vec![0; columns], 1)
+            };
+            let now = clock();
+            self.handle_submit(now, now, Box::new(submission));
+            while self.step(clock) == StepOutcome::Worked {}
+            let ended = |event| match event {
+                Event::Ended { outcome, .. } => Some(outcome),
+                _ => None,
+            };
+            let outcome = std::iter::from_fn(|| self.poll_event()).find_map(ended);
+            assert_eq!(
+                outcome,
+                Some(Outcome::Length),
+                "one token was asked for and drawn"
+            );
+            while self.poll_event().is_some() {}
+        }
+    }
+
+    /// A new request, which arrived some time ago.
+    pub fn handle_submit(&mut self, now: Duration, arrived: Duration, submission: Box<Submission>) {
+        self.scheduler.handle_submit(now, arrived, submission);
     }
 
     /// A client left.
@@ -81,38 +104,35 @@ impl<E: Engine> Station<E> {
             return StepOutcome::Idle;
         }
         self.engine.step(&self.plan, self.scheduler.tables());
-        let rows = self.plan.logits_rows();
-        for row in 0..rows {
-            let (sequence, token) = self.draw(row);
-            self.scheduler.handle_token(clock(), sequence, token);
+        for row in 0..self.plan.logits_rows() {
+            self.draw(row, clock);
         }
+        let now = clock();
+        let took = now.saturating_sub(started);
+        self.scheduler
+            .handle_step(now, self.plan.columns().len(), took);
         self.totals.steps += 1;
-        self.totals.generated_tokens += rows as u64;
         self.totals.prompt_tokens += prompt_columns as u64;
-        let took = clock().saturating_sub(started);
-        self.scheduler.handle_step(self.plan.columns().len(), took);
         self.totals.busy += took;
         StepOutcome::Worked
     }
 
-    fn draw(&mut self, row: usize) -> (u32, u32) {
-        let (sequence, sampled) = self.scheduler.sampled(row);
-        let generator = &mut self.generators[sequence as usize];
-        let prompt_tokens = sampled.submission.prompt.len();
-        if sampled.history.len() == prompt_tokens {
-            *generator = Generator::new(sampled.submission.seed);
-        }
+    /// Draws the token of a row, unless the row follows a wrong guess.
+    fn draw(&mut self, row: usize, clock: &mut dyn FnMut() -> Duration) {
+        let Some(sampled) = self.scheduler.sampled(row) else {
+            return;
+        };
         let drawing = Drawing {
             sampling: &sampled.submission.sampling,
-            history: sampled.history,
-            prompt_tokens,
+            history: &sampled.submission.tokens,
+            prompt_tokens: sampled.submission.prompt_tokens as usize,
             forbidden: sampled.forbidden,
         };
-        (
-            sequence,
-            self.space
-                .draw(self.engine.logits(row), &drawing, generator),
-        )
+        let mut generator = sampled.generator;
+        let logits = self.engine.logits(row);
+        let token = self.space.draw(logits, &drawing, &mut generator);
+        self.totals.generated_tokens += 1;
+        self.scheduler.handle_token(clock(), row, token, generator);
     }
 
     /// The next thing that happened.
@@ -132,7 +152,10 @@ impl<E: Engine> Station<E> {
 
     /// What steps did since start.
     pub fn totals(&self) -> StepTotals {
-        self.totals
+        StepTotals {
+            scheduler: self.scheduler.totals(),
+            ..self.totals
+        }
     }
 
     /// Checks what must always hold. For tests and checkers.

@@ -38,8 +38,8 @@ mod trust;
 pub use error::ClientError;
 pub use generation::{Event, Generation};
 pub use outstation_wire::frame::{
-    Accepted, Chat, ChatMessage, Done, ErrorCode, FinishReason, Generate, GoAway, Hello, LogitBias,
-    Prompt, Sampling, TimingsMicros, TokenIds, Usage,
+    Accepted, Chat, ChatMessage, Class, Done, ErrorCode, FinishReason, Generate, GoAway, Hello,
+    LogitBias, Prompt, Sampling, TimingsMicros, TokenIds, Usage,
 };
 pub use session::{ClientOptions, SegmentationOffload, Session};
 pub use trust::Trust;

@@ -16,8 +16,9 @@ use outstation::engine::cpu::{self, CpuEngine, EngineSize};
 use outstation::engine::{Engine, PlanColumn, StepPlan};
 use outstation::kv::{KvPool, blocks_for};
 use outstation::model::Model;
-use outstation::request::{RequestId, Sampling, Submission};
-use outstation::scheduler::{Event, SchedulerLimits};
+use outstation::request::{RequestId, Submission};
+use outstation::scheduler::pace::Targets;
+use outstation::scheduler::{Event, SchedulerLimits, logits_rows_max};
 use outstation::station::{Station, StepOutcome};
 use outstation_kernels::Isa;
 use outstation_kernels::KvFormat;
@@ -107,22 +108,19 @@ impl Golden {
         let limits = SchedulerLimits {
             sequences_max: 1,
             queue_requests_max: 1,
+            queue_tokens_max: 256,
+            step_columns_max: 64,
             context_tokens_max: 256,
             kv_blocks: 16,
             end_tokens: Box::new([]),
-            inter_token_target: Duration::from_secs(1),
+            targets: [Targets::UNHURRIED; 3],
         };
-        let mut station = Station::new(limits, 64, self.engine(isa, 1, 64));
+        let mut station = Station::new(limits, self.engine(isa, logits_rows_max(1), 64));
         let submission = Submission {
-            id: RequestId(1),
-            prompt: self.prompt_tokens.clone(),
-            tokens_max,
-            tokens_min: 0,
             ignore_eos: true,
-            sampling: Sampling::greedy(),
-            seed: 0,
+            ..Submission::new(RequestId(1), self.prompt_tokens.clone(), tokens_max)
         };
-        station.handle_submit(Duration::ZERO, Box::new(submission));
+        station.handle_submit(Duration::ZERO, Duration::ZERO, Box::new(submission));
         while station.step(&mut || Duration::ZERO) == StepOutcome::Worked {}
         std::iter::from_fn(|| station.poll_event())
             .filter_map(|event| match event {

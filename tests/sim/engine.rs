@@ -74,13 +74,22 @@ impl SimEngine {
     }
 
     /// Walks the sequence as attention does, and makes a row of logits from what lies there.
-    fn attend(&mut self, truth: &Truth, column: &PlanColumn, tables: BlockTables<'_>) {
+    fn attend(
+        &mut self,
+        truth: &Truth,
+        plan: &StepPlan,
+        column: &PlanColumn,
+        tables: BlockTables<'_>,
+    ) {
         let request = truth.request_in(column.sequence);
         let mut hash = self.model;
         for position in 0..=column.position {
             let (block, offset) = tables.locate(column.sequence, position);
             let cell = self.cache[Self::place(block, offset)];
-            hash = splitmix(hash ^ u64::from(truth.token_at(request, position)));
+            let token = truth.token_at(request, position);
+            // What was not drawn yet is a guess of this step.
+            let token = token.unwrap_or_else(|| guess_at(plan, column.sequence, position));
+            hash = splitmix(hash ^ u64::from(token));
             let real = Cell {
                 position,
                 history: hash,
@@ -98,6 +107,15 @@ impl SimEngine {
     }
 }
 
+fn guess_at(plan: &StepPlan, sequence: u32, position: u32) -> u32 {
+    let at = |c: &&PlanColumn| c.sequence == sequence && c.position == position;
+    plan.columns()
+        .iter()
+        .find(at)
+        .expect("it is in the step")
+        .token
+}
+
 impl Engine for SimEngine {
     fn vocabulary(&self) -> u32 {
         self.vocabulary
@@ -106,14 +124,23 @@ impl Engine for SimEngine {
     fn step(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
         let shared = Rc::clone(&self.truth);
         let mut truth = shared.borrow_mut();
+        self.logits.clear();
+        if truth.warms_up {
+            for column in plan.columns() {
+                self.write(column, tables);
+            }
+            self.logits
+                .resize(self.vocabulary as usize * plan.logits_rows(), 0.0);
+            truth.spend_step(plan.columns().len());
+            return;
+        }
         truth.check_tables(tables);
         truth.check_plan(plan);
         for column in plan.columns() {
             self.write(column, tables);
         }
-        self.logits.clear();
         for column in plan.columns().iter().filter(|column| column.logits) {
-            self.attend(&truth, column, tables);
+            self.attend(&truth, plan, column, tables);
         }
         truth.spend_step(plan.columns().len());
     }

@@ -21,7 +21,7 @@ mod traffic;
 mod truth;
 
 /// Seeds of a run that says nothing else.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 2000;
 
 /// Says how to come back here, if the test does not.
 struct Replay(u64);

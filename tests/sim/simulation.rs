@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outstation::request::{RequestId, Submission};
 use outstation::scheduler::{Outcome, SchedulerLimits};
-use outstation::station::{Station, StepOutcome};
+use outstation::station::{Station, StepOutcome, StepTotals};
 
 use crate::engine::SimEngine;
 use crate::events::Call;
@@ -20,15 +20,22 @@ use crate::truth::{Phase, Truth};
 pub(crate) struct Simulation {
     station: Station<SimEngine>,
     truth: Rc<RefCell<Truth>>,
+    /// What was counted before anybody came.
+    warm: StepTotals,
 }
 
 impl Simulation {
-    fn new(traffic: &Traffic, limits: SchedulerLimits, columns: usize, noise: Random) -> Self {
-        let truth = Rc::new(RefCell::new(Truth::new(limits.clone(), columns, noise)));
+    fn new(traffic: &Traffic, limits: SchedulerLimits, noise: Random) -> Self {
+        let truth = Rc::new(RefCell::new(Truth::new(limits.clone(), noise)));
         let engine = SimEngine::new(Rc::clone(&truth), traffic.model, traffic.vocabulary);
+        let mut station = Station::new(limits, engine);
+        station.warm_up(&mut || truth.borrow().now);
+        truth.borrow_mut().warms_up = false;
+        let warm = station.totals();
         Self {
-            station: Station::new(limits, columns, engine),
+            station,
             truth,
+            warm,
         }
     }
 
@@ -40,11 +47,14 @@ impl Simulation {
         self.truth.borrow().requests.len()
     }
 
-    fn submit(&mut self, submission: Submission) {
+    fn submit(&mut self, under_way: Duration, submission: Submission) {
         let call = Call::Submit(self.requests());
-        self.truth.borrow_mut().note_submit(submission.clone());
         let now = self.now();
-        self.station.handle_submit(now, Box::new(submission));
+        let arrived = now.saturating_sub(under_way);
+        let copy = again(&submission, submission.id);
+        self.truth.borrow_mut().note_submit(arrived, copy);
+        self.station
+            .handle_submit(now, arrived, Box::new(submission));
         self.hear(call);
     }
 
@@ -64,11 +74,10 @@ impl Simulation {
         let idle = outcome == StepOutcome::Idle;
         assert!(!idle || truth.live.is_empty(), "idle with {:?}", truth.live);
         let totals = self.station.totals();
-        assert_eq!(totals.generated_tokens, truth.logits_rows, "tokens drawn");
-        assert_eq!(
-            totals.prompt_tokens, truth.prompt_columns,
-            "prompt tokens run"
-        );
+        let draws = totals.generated_tokens - self.warm.generated_tokens;
+        assert_eq!(draws, truth.draws, "tokens drawn");
+        let prompts = totals.prompt_tokens - self.warm.prompt_tokens;
+        assert_eq!(prompts, truth.prompt_columns, "prompt tokens run");
         outcome
     }
 
@@ -127,13 +136,14 @@ pub(crate) fn run(seed: u64, tally: &mut Tally) {
     let traffic = Traffic::new(&mut random);
     let noise = Random::new(random.any());
     let limits = traffic.limits.clone();
-    let mut simulation = Simulation::new(&traffic, limits, traffic.step_columns_max, noise);
+    let mut simulation = Simulation::new(&traffic, limits, noise);
     let mut next_arrival = Duration::ZERO;
     for _ in 0..traffic.turns {
         if next_arrival <= simulation.now() {
             for _ in 0..traffic.crowd(&mut random) {
                 let id = simulation.requests() as u64;
-                simulation.submit(traffic.submission(&mut random, id));
+                let submission = traffic.submission(&mut random, id);
+                simulation.submit(Traffic::under_way(&mut random), submission);
             }
             next_arrival += traffic.interval(&mut random);
         }
@@ -146,7 +156,7 @@ pub(crate) fn run(seed: u64, tally: &mut Tally) {
         }
     }
     simulation.settle();
-    tally.count_truth(&simulation.truth.borrow());
+    tally.count_truth(&simulation.truth.borrow(), simulation.station.totals());
     check_alone(&simulation.truth.borrow(), &traffic, &mut random);
 }
 
@@ -169,26 +179,38 @@ fn cancel_somebody(simulation: &mut Simulation, random: &mut Random, tally: &mut
     }
 }
 
+/// A submission once more, with room for its answer.
+fn again(submission: &Submission, id: RequestId) -> Submission {
+    let mut tokens = Vec::with_capacity(submission.positions_max() as usize);
+    tokens.extend_from_slice(submission.prompt());
+    Submission {
+        id,
+        tokens,
+        ..submission.clone()
+    }
+}
+
 /// Each stream has the tokens that its request gets alone in an empty station, with steps of another size.
 fn check_alone(crowd: &Truth, traffic: &Traffic, random: &mut Random) {
-    let limits = SchedulerLimits {
-        sequences_max: 1,
-        queue_requests_max: 1,
-        ..traffic.limits.clone()
-    };
-    let began = |phase| !matches!(phase, Phase::Ended(Outcome::Overloaded { .. }));
     for (id, request) in crowd.requests.iter().enumerate() {
         let whole = matches!(request.phase, Phase::Ended(Outcome::Stop | Outcome::Length));
-        if !began(request.phase) || (!whole && request.tokens.is_empty()) {
+        if !whole && request.tokens.is_empty() {
             continue;
         }
-        let columns = random.pick(&[1, 3, 16, 256]);
+        let limits = SchedulerLimits {
+            sequences_max: 1,
+            queue_requests_max: 1,
+            // One column leaves no room for guesses.
+            step_columns_max: random.pick(&[1, 3, 16, 256]),
+            ..traffic.limits.clone()
+        };
         let noise = Random::new(random.any());
-        let mut alone = Simulation::new(traffic, limits.clone(), columns, noise);
-        alone.submit(Submission {
-            id: RequestId(0),
-            ..request.submission.clone()
-        });
+        let mut alone = Simulation::new(traffic, limits, noise);
+        let unhurried = Submission {
+            deadline: None,
+            ..again(&request.submission, RequestId(0))
+        };
+        alone.submit(Duration::ZERO, unhurried);
         alone.settle();
         let truth = alone.truth.borrow();
         let [same] = &truth.requests[..] else {

@@ -1,6 +1,7 @@
 //! What the seeds together have lived through: a simulation in which nothing happens finds nothing.
 
 use outstation::scheduler::Outcome;
+use outstation::station::StepTotals;
 
 use crate::truth::{Phase, Truth};
 
@@ -21,6 +22,13 @@ pub(crate) struct Tally {
     steps_waiting_for_blocks: u64,
     steps_cut_short: u64,
     cached_tokens: u64,
+    refused_for_deadline: u64,
+    ended_by_deadline: u64,
+    made_room: u64,
+    guesses: u64,
+    guesses_right: u64,
+    first_tokens_in_time: u64,
+    first_tokens_late: u64,
 }
 
 impl Tally {
@@ -33,9 +41,11 @@ impl Tally {
             None => &mut self.cancelled_unknown,
             Some(request) => match request.phase {
                 Phase::Ended(_) => &mut self.cancelled_after_end,
-                _ if request.fed >= request.prompt_tokens() => &mut self.cancelled_in_decode,
+                _ if request.runs && request.fed >= request.prompt_tokens() => {
+                    &mut self.cancelled_in_decode
+                }
                 _ if request.begun => &mut self.cancelled_in_prompt,
-                _ if request.admitted => &mut self.cancelled_admitted,
+                _ if request.runs => &mut self.cancelled_admitted,
                 _ => &mut self.cancelled_waiting,
             },
         };
@@ -43,7 +53,24 @@ impl Tally {
     }
 
     /// Counts a world that is over.
-    pub(crate) fn count_truth(&mut self, truth: &Truth) {
+    pub(crate) fn count_truth(&mut self, truth: &Truth, totals: StepTotals) {
+        let counted = totals.scheduler;
+        assert_eq!(
+            counted.preempted, truth.made_room,
+            "times that room was made"
+        );
+        assert_eq!(counted.guessed, truth.guesses, "guesses");
+        self.made_room += truth.made_room;
+        self.guesses += truth.guesses;
+        self.guesses_right += counted.guessed_right;
+        let firsts = truth
+            .requests
+            .iter()
+            .filter_map(|r| Some((r.first_token?, r.due)));
+        let in_time = firsts.clone().filter(|(first, due)| first <= due).count() as u64;
+        let late = firsts.count() as u64 - in_time;
+        self.first_tokens_in_time += in_time;
+        self.first_tokens_late += late;
         self.steps_waiting_for_blocks += truth.waits_for_blocks;
         self.steps_cut_short += truth.steps_cut_short;
         for request in &truth.requests {
@@ -54,6 +81,10 @@ impl Tally {
                 Phase::Ended(Outcome::Stop) => self.ended_by_stop += 1,
                 Phase::Ended(Outcome::Length) => self.ended_by_length += 1,
                 Phase::Ended(Outcome::Overloaded { .. }) => self.refused += 1,
+                Phase::Ended(Outcome::Deadline) if request.due.is_zero() => {
+                    self.refused_for_deadline += 1;
+                }
+                Phase::Ended(Outcome::Deadline) => self.ended_by_deadline += 1,
                 _ => {}
             }
         }
@@ -74,6 +105,11 @@ impl Tally {
             self.steps_waiting_for_blocks,
             self.steps_cut_short,
             self.cached_tokens,
+            self.refused_for_deadline,
+            self.ended_by_deadline,
+            self.made_room,
+            self.guesses,
+            self.guesses_right,
         ];
         assert!(counts.iter().all(|&count| count > 0), "{self:#?}");
     }

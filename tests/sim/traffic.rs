@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use outstation::kv::blocks_for;
 use outstation::request::{
-    GenerateRequest, Prompt, RequestId, RequestLimits, Sampling, Submission,
+    Class, GenerateRequest, Prompt, RequestId, RequestLimits, Sampling, Submission, Tenant,
 };
 use outstation::scheduler::SchedulerLimits;
+use outstation::scheduler::pace::Targets;
 
 use crate::random::Random;
 
@@ -14,7 +15,6 @@ use crate::random::Random;
 #[derive(Debug)]
 pub(crate) struct Traffic {
     pub(crate) limits: SchedulerLimits,
-    pub(crate) step_columns_max: usize,
     pub(crate) vocabulary: u32,
     /// Seed of the fake model.
     pub(crate) model: u64,
@@ -29,6 +29,10 @@ pub(crate) struct Traffic {
     /// A text that many prompts begin with, and how many in a hundred do.
     common: Vec<u32>,
     common_percent: u32,
+    classes: &'static [Class],
+    tenants: u64,
+    /// Requests in a hundred that have a deadline.
+    deadlines_percent: u32,
 }
 
 impl Traffic {
@@ -43,6 +47,11 @@ impl Traffic {
             end_tokens.push((first_end + 1) % vocabulary);
         }
         let columns_spare = random.pick(&[0, 0, 1, 5, 31, 64, 256]);
+        let mut targets = || Targets {
+            ttft: Duration::from_millis(random.pick(&[5, 50, 500, 5_000, 100_000])),
+            itl: Duration::from_millis(random.pick(&[1, 3, 10, 50, 1000])),
+        };
+        let targets = [targets(), targets(), targets()];
         Self {
             limits: SchedulerLimits {
                 sequences_max,
@@ -51,9 +60,10 @@ impl Traffic {
                 // From one sequence at a time to everybody at once.
                 kv_blocks: random.between(whole, whole * sequences_max),
                 end_tokens: end_tokens.into_boxed_slice(),
-                inter_token_target: Duration::from_millis(random.pick(&[1, 3, 10, 50, 1000])),
+                queue_tokens_max: random.pick(&[50, 300, 10_000]),
+                step_columns_max: (sequences_max + columns_spare) as usize,
+                targets,
             },
-            step_columns_max: (sequences_max + columns_spare) as usize,
             vocabulary,
             model: random.any(),
             turns: random.between(20, 250),
@@ -64,7 +74,24 @@ impl Traffic {
                 .map(|_| random.between(0, vocabulary - 1))
                 .collect(),
             common_percent: random.pick(&[0, 30, 90]),
+            classes: random.pick(&[
+                &[Class::Interactive][..],
+                &[Class::Interactive, Class::Batch],
+                &[
+                    Class::Batch,
+                    Class::Batch,
+                    Class::Standard,
+                    Class::Interactive,
+                ],
+            ]),
+            tenants: random.pick(&[1, 1, 3, 100]),
+            deadlines_percent: random.pick(&[0, 0, 20]),
         }
+    }
+
+    /// How long a request was under way in the box before the engine sees it.
+    pub(crate) fn under_way(random: &mut Random) -> Duration {
+        Duration::from_micros(random.pick(&[0, 0, 100, 4000]))
     }
 
     /// Time until somebody comes.
@@ -106,6 +133,7 @@ impl Traffic {
             0
         };
         let unlimited = random.chance(3);
+        let deadlines = random.chance(self.deadlines_percent);
         let request = GenerateRequest {
             model: None,
             prompt: Prompt::Ids(prompt.clone()),
@@ -114,6 +142,9 @@ impl Traffic {
             ignore_eos: random.chance(25),
             sampling: self.sampling(random),
             stop: Vec::new(),
+            class: random.pick(self.classes),
+            deadline: deadlines.then(|| Duration::from_millis(random.between(0, 400).into())),
+            tenant: Tenant(random.any() % self.tenants),
         };
         let limits = RequestLimits {
             context_tokens_max: context,

@@ -1,20 +1,17 @@
 //! What the station must be doing, kept in the simplest way that could be right.
 //!
-//! Every accepted request that has not ended is `live`, in order of arrival. Because admission is first come, first
-//! served, the admitted ones are a prefix of it:
-//!
-//! ```text
-//! live   [decodes][decodes][in its prompt][admitted, not begun] | [waits][waits]
-//! ```
+//! Every accepted request that has not ended is `live`. Whoever has a row of the block table runs; the others wait, and
+//! go by turn.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use outstation::engine::StepPlan;
+use outstation::engine::{PlanColumn, StepPlan};
 use outstation::kv::{BlockTables, blocks_for};
 use outstation::limits::KV_BLOCK_POSITIONS;
-use outstation::request::Submission;
-use outstation::scheduler::{Occupancy, Outcome, PROMPT_COLUMNS_LEAST, SchedulerLimits};
+use outstation::request::{Class, Submission};
+use outstation::scheduler::pace::PROMPT_COLUMNS_LEAST;
+use outstation::scheduler::{Occupancy, Outcome, SPECULATIVE_COLUMNS_MAX, SchedulerLimits};
 
 use crate::random::Random;
 
@@ -22,7 +19,7 @@ use crate::random::Random;
 const NOISE_US: u32 = 500;
 
 /// What a step takes at least.
-fn step_time(columns: usize) -> Duration {
+pub(crate) fn step_time(columns: usize) -> Duration {
     Duration::from_micros(1000 + 150 * u64::try_from(columns).expect("few"))
 }
 
@@ -30,32 +27,38 @@ fn step_time(columns: usize) -> Duration {
 #[derive(Debug)]
 pub(crate) struct Truth {
     pub(crate) limits: SchedulerLimits,
-    pub(crate) step_columns_max: usize,
     /// Virtual time.
     pub(crate) now: Duration,
     /// When the last step began.
     pub(crate) step_began: Duration,
     /// Every request there ever was; a request's id is its index.
     pub(crate) requests: Vec<Request>,
-    /// Accepted and not ended, in order of arrival.
+    /// Accepted and not ended.
     pub(crate) live: Vec<usize>,
-    /// The request whose columns a row of the block table carries.
-    pub(crate) rows: Vec<Option<usize>>,
+    /// The request that has a row of the block table, and the reservation that made it its own.
+    pub(crate) rows: Vec<Option<(usize, u64)>>,
     /// Requests that the last plan began, and whose `Started` is due, in order.
     pub(crate) starts_due: VecDeque<usize>,
-    /// Requests whose logits the last plan asked for, and whose token is due, in order.
-    pub(crate) tokens_due: VecDeque<usize>,
-    /// Columns of prompts and rows of logits since the start.
+    /// Requests whose logits the last plan asked for, and whose token is due, in order; those after a guess only if the
+    /// guess is what is drawn.
+    pub(crate) tokens_due: VecDeque<(usize, Option<u32>)>,
+    /// Columns of prompts since the start.
     pub(crate) prompt_columns: u64,
-    /// Tokens asked for since the start.
-    pub(crate) logits_rows: u64,
+    /// Tokens drawn since the start, ends included.
+    pub(crate) draws: u64,
     /// Steps in which the head of the queue had a place but no blocks.
     pub(crate) waits_for_blocks: u64,
     /// Steps that carried less of a prompt than fits, for the time it takes.
     pub(crate) steps_cut_short: u64,
+    /// Times that a batch request lost its row.
+    pub(crate) made_room: u64,
+    /// Columns of guesses.
+    pub(crate) guesses: u64,
     /// Steps that ran.
-    steps: u64,
+    pub(crate) steps: u64,
     noise: Random,
+    /// Nobody is served yet.
+    pub(crate) warms_up: bool,
 }
 
 /// One request's life.
@@ -65,14 +68,20 @@ pub(crate) struct Request {
     pub(crate) phase: Phase,
     pub(crate) arrived: Duration,
     pub(crate) queue: Duration,
-    /// Its blocks are held.
-    pub(crate) admitted: bool,
-    /// A step carried it.
+    /// When its first token is due, and by what it is ordered.
+    pub(crate) due: Duration,
+    pub(crate) turn: Duration,
+    pub(crate) first_token: Option<Duration>,
+    /// It has a row.
+    pub(crate) runs: bool,
+    /// A step carried it since it got its row.
     pub(crate) begun: bool,
-    /// Positions that were in the cache when it began.
+    /// Positions that were in the cache when it began for the first time.
     pub(crate) cached: u32,
     /// Positions that were run, or in the cache.
     pub(crate) fed: u32,
+    /// Tokens that it had when it got its row.
+    prompt_end: u32,
     pub(crate) tokens: Vec<u32>,
 }
 
@@ -86,30 +95,57 @@ pub(crate) enum Phase {
 }
 
 impl Request {
+    pub(crate) fn new(arrived: Duration, submission: Submission) -> Self {
+        Self {
+            submission,
+            phase: Phase::Submitted,
+            arrived,
+            queue: Duration::ZERO,
+            due: Duration::ZERO,
+            turn: Duration::ZERO,
+            first_token: None,
+            runs: false,
+            begun: false,
+            cached: 0,
+            fed: 0,
+            prompt_end: 0,
+            tokens: Vec::new(),
+        }
+    }
+
     pub(crate) fn prompt_tokens(&self) -> u32 {
-        u32::try_from(self.submission.prompt.len()).expect("prompts are short")
+        self.submission.prompt_tokens
+    }
+
+    /// Prompt and answer so far.
+    pub(crate) fn tokens_now(&self) -> u32 {
+        self.prompt_tokens() + u32::try_from(self.tokens.len()).expect("few")
     }
 
     fn worst_blocks(&self) -> u32 {
-        blocks_for(self.prompt_tokens() + self.submission.tokens_max)
+        blocks_for(self.submission.positions_max())
     }
 
     fn decodes(&self) -> bool {
-        self.fed >= self.prompt_tokens()
+        self.runs && self.fed >= self.prompt_end
     }
 
     /// Most steps that it can need with the box to itself.
     pub(crate) fn steps_max(&self) -> u32 {
-        self.prompt_tokens() + self.submission.tokens_max
+        self.submission.positions_max()
+    }
+
+    /// When it must be over.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        Some(self.arrived + self.submission.deadline?)
     }
 }
 
 impl Truth {
-    pub(crate) fn new(limits: SchedulerLimits, step_columns_max: usize, noise: Random) -> Self {
+    pub(crate) fn new(limits: SchedulerLimits, noise: Random) -> Self {
         Self {
             rows: vec![None; limits.sequences_max as usize],
             limits,
-            step_columns_max,
             now: Duration::ZERO,
             step_began: Duration::ZERO,
             requests: Vec::new(),
@@ -117,45 +153,79 @@ impl Truth {
             starts_due: VecDeque::new(),
             tokens_due: VecDeque::new(),
             prompt_columns: 0,
-            logits_rows: 0,
+            draws: 0,
             waits_for_blocks: 0,
             steps_cut_short: 0,
+            made_room: 0,
+            guesses: 0,
             steps: 0,
             noise,
+            warms_up: true,
         }
     }
 
     /// The request behind a row.
     pub(crate) fn request_in(&self, row: u32) -> usize {
-        self.rows[row as usize].expect("a row that runs has its request")
+        self.rows[row as usize]
+            .expect("a row that runs has its request")
+            .0
     }
 
-    /// The token that a request really has at a position.
-    pub(crate) fn token_at(&self, request: usize, position: u32) -> u32 {
+    /// The token that a request really has at a position, if it was drawn.
+    pub(crate) fn token_at(&self, request: usize, position: u32) -> Option<u32> {
         let request = &self.requests[request];
-        let prompt = &request.submission.prompt;
+        let prompt = request.submission.prompt();
         let mut history = prompt.iter().chain(&request.tokens);
-        *history
-            .nth(position as usize)
-            .expect("only tokens that were drawn are run")
+        history.nth(position as usize).copied()
     }
 
-    /// Live requests without a place.
-    pub(crate) fn waiting(&self) -> usize {
-        self.live.len() - self.admitted()
+    /// Live requests without a row.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = usize> {
+        self.live
+            .iter()
+            .copied()
+            .filter(|&id| !self.requests[id].runs)
     }
 
-    fn admitted(&self) -> usize {
-        let admitted = |&&id: &&usize| self.requests[id].admitted;
-        self.live.iter().filter(admitted).count()
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Request> {
+        self.rows
+            .iter()
+            .flatten()
+            .map(|&(id, _)| &self.requests[id])
+    }
+
+    /// Whose turn is next.
+    fn head(&self) -> Option<usize> {
+        self.waiting()
+            .min_by_key(|&id| (self.requests[id].turn, id))
     }
 
     fn blocks_held(&self) -> u32 {
-        let admitted = self.live.iter().map(|&id| &self.requests[id]);
-        admitted
-            .filter(|request| request.admitted)
-            .map(Request::worst_blocks)
-            .sum()
+        self.running().map(Request::worst_blocks).sum()
+    }
+
+    /// Time between tokens that a class may expect here.
+    pub(crate) fn itl(&self, class: Class) -> Duration {
+        self.limits.targets[class as usize]
+            .itl
+            .max(step_time(1) * 2)
+    }
+
+    /// Whether another request may run beside those that do, for certain (`sure` above 1), or at all (below).
+    fn one_more(&self, class: Class, sure: f64) -> bool {
+        let running = self.running().count();
+        let all = self.running().map(|r| r.submission.class).chain([class]);
+        let tightest = all
+            .map(|class| self.itl(class))
+            .min()
+            .expect("one at least");
+        let step = |sequences| step_time(sequences + PROMPT_COLUMNS_LEAST);
+        step(running + 1).mul_f64(sure) <= tightest.max(step(1) * 2)
+    }
+
+    /// The scheduler has seen enough to know what steps cost.
+    fn knows(&self) -> bool {
+        self.steps > 50
     }
 
     /// Passes the time that a step takes: a part for the step, a part for each column, and noise.
@@ -164,25 +234,75 @@ impl Truth {
         self.now += step_time(columns) + Duration::from_micros(noise);
     }
 
-    /// The admitted are the oldest, each holds its worst case, a block is the same part of all who hold it, and nobody
-    /// waits who could run.
+    /// Rows go to those whose turn is first, each holds its worst case, a block is the same part of all who hold it,
+    /// only batch requests make room, and nobody waits who could run.
     pub(crate) fn check_tables(&mut self, tables: BlockTables<'_>) {
-        let admitted = tables.held.iter().filter(|&&held| held > 0).count();
-        assert!(admitted <= self.live.len(), "only the living hold blocks");
-        for (index, &id) in self.live.iter().enumerate() {
-            let request = &mut self.requests[id];
-            assert!(
-                index < admitted || !request.admitted,
-                "request {id} keeps its place, first come first served"
-            );
-            request.admitted = index < admitted;
+        let overdue = |&id: &usize| {
+            self.requests[id]
+                .deadline()
+                .is_some_and(|deadline| deadline <= self.step_began)
+        };
+        let overdue: Vec<usize> = self.live.iter().copied().filter(overdue).collect();
+        let mut victims = Vec::new();
+        for (row, place) in self.rows.iter_mut().enumerate() {
+            let stays = |&mut (_, reservation): &mut (usize, u64)| {
+                tables.held[row] > 0 && tables.reservations[row] == reservation
+            };
+            if let Some((id, _)) = place.take_if(|it| !stays(it)) {
+                let request = &mut self.requests[id];
+                (request.runs, request.begun, request.fed) = (false, false, 0);
+                if !overdue.contains(&id) {
+                    victims.push(id);
+                }
+            }
         }
-        let held: u32 = tables.held.iter().sum();
-        assert_eq!(
-            held,
-            self.blocks_held(),
-            "the oldest requests hold their worst case"
-        );
+        // What has passed its deadline is as good as ended.
+        self.live.retain(|id| !overdue.contains(id));
+        self.check_new_rows(tables, &victims);
+        let distinct = self.check_blocks(tables);
+        self.check_head(self.limits.kv_blocks - distinct);
+        self.live.extend(overdue);
+    }
+
+    fn check_new_rows(&mut self, tables: BlockTables<'_>, victims: &[usize]) {
+        let fresh = |&row: &usize| tables.held[row] > 0 && self.rows[row].is_none();
+        let mut fresh: Vec<usize> = (0..self.rows.len()).filter(fresh).collect();
+        fresh.sort_by_key(|&row| tables.reservations[row]);
+        let mut urgent = Vec::new();
+        for row in fresh {
+            let head = self.head().expect("somebody waits for a row");
+            let class = self.requests[head].submission.class;
+            assert!(
+                !self.knows() || self.one_more(class, 0.7),
+                "request {head} runs beside too many"
+            );
+            self.rows[row] = Some((head, tables.reservations[row]));
+            let request = &mut self.requests[head];
+            (request.runs, request.prompt_end) = (true, request.tokens_now());
+            urgent.push(head);
+        }
+        urgent.extend(self.head());
+        for &victim in victims {
+            self.made_room += 1;
+            let made_room = &self.requests[victim];
+            assert_eq!(
+                made_room.submission.class,
+                Class::Batch,
+                "request {victim} keeps its row"
+            );
+            let reason = urgent.iter().map(|&id| &self.requests[id]).any(|request| {
+                request.submission.class != Class::Batch && request.turn < made_room.turn
+            });
+            assert!(reason, "request {victim} makes room for somebody");
+        }
+        for (row, place) in self.rows.iter().enumerate() {
+            let needs = place.map_or(0, |(id, _)| self.requests[id].worst_blocks());
+            assert_eq!(tables.held[row], needs, "row {row} holds a worst case");
+        }
+    }
+
+    /// Says how many blocks are held.
+    fn check_blocks(&self, tables: BlockTables<'_>) -> u32 {
         let mut places = vec![None; self.limits.kv_blocks as usize];
         for (row, &held) in tables.held.iter().enumerate() {
             let start = row * tables.stride as usize;
@@ -194,51 +314,58 @@ impl Truth {
                 assert_eq!(*place, index, "block {block} is shared as the same part");
             }
         }
-        let distinct = places.iter().flatten().count();
-        if let Some(&head) = self.live.get(admitted)
-            && admitted < self.limits.sequences_max as usize
-        {
-            let free = self.limits.kv_blocks - u32::try_from(distinct).expect("few");
-            assert!(
-                self.requests[head].worst_blocks() > free,
-                "request {head} waits with a place and {free} blocks free"
-            );
-            self.waits_for_blocks += 1;
-        }
+        u32::try_from(places.iter().flatten().count()).expect("few")
     }
 
-    /// Each column is the next one of its sequence, every decode is there, and prompts fill the rest in order.
+    /// The head waits for a reason.
+    fn check_head(&mut self, free: u32) {
+        let Some(head) = self.head() else {
+            return;
+        };
+        let request = &self.requests[head];
+        let class = request.submission.class;
+        let (running, rows) = (self.running().count(), self.rows.len());
+        assert!(running > 0, "request {head} waits for nobody");
+        if !self.knows() || !self.one_more(class, 1.3) {
+            return;
+        }
+        // Who begins in this step may have given back blocks for others' after the head was looked at.
+        let could = request.worst_blocks() <= free && self.running().all(|r| r.begun);
+        assert!(
+            running == rows || !could,
+            "request {head} waits with a row and {free} blocks free"
+        );
+        let lends = |r: &Request| r.submission.class == Class::Batch && r.turn > request.turn;
+        assert!(
+            class == Class::Batch || !could || !self.running().any(lends),
+            "request {head} waits while a batch request with a later turn runs"
+        );
+        self.waits_for_blocks += u64::from(running < rows);
+    }
+
+    /// Each column is the next one of its sequence or a guess after it, every decode is there, and prompts fill the
+    /// rest in order.
     pub(crate) fn check_plan(&mut self, plan: &StepPlan) {
         assert!(!plan.columns().is_empty(), "an empty plan is not run");
         assert!(
-            plan.columns().len() <= self.step_columns_max,
+            plan.columns().len() <= self.limits.step_columns_max,
             "a step has at most {} columns",
-            self.step_columns_max
+            self.limits.step_columns_max
         );
-        let running = self.rows.iter().flatten();
-        let decodes: Vec<(usize, u32)> = running
-            .filter(|&&id| self.requests[id].decodes())
-            .map(|&id| (id, self.requests[id].fed))
+        let decodes: Vec<(usize, u32)> = (0..self.requests.len())
+            .filter(|&id| self.requests[id].decodes())
+            .map(|id| (id, self.requests[id].fed))
             .collect();
+        let mut guesses = 0;
         for column in plan.columns() {
-            if self.rows[column.sequence as usize].is_none() {
-                self.begin(column.sequence, column.position);
-            }
             let id = self.request_in(column.sequence);
-            let token = self.token_at(id, column.position);
-            let request = &mut self.requests[id];
-            assert_eq!(column.position, request.fed, "request {id}: next position");
-            assert_eq!(column.token, token, "request {id}: its own token");
-            request.fed += 1;
-            assert_eq!(
-                column.logits,
-                request.decodes(),
-                "request {id}: logits where the prompt ends, and after"
-            );
-            self.prompt_columns += u64::from(request.fed <= request.prompt_tokens());
-            if column.logits {
-                self.logits_rows += 1;
-                self.tokens_due.push_back(id);
+            let decoded = decodes.iter().find(|&&(decoding, _)| decoding == id);
+            match decoded {
+                Some(&(_, fed)) if column.position > fed => {
+                    guesses += 1;
+                    self.check_guess(id, column);
+                }
+                _ => self.check_column(id, column),
             }
         }
         for &(id, fed) in &decodes {
@@ -248,18 +375,64 @@ impl Truth {
                 "request {id} decodes in every step"
             );
         }
-        self.check_time(plan, decodes.len());
-        self.check_prompts_in_order(plan, decodes.len());
+        self.guesses += guesses as u64;
+        let streams = decodes.len() + guesses;
+        let reads = self.running().any(|r| !r.decodes());
+        assert!(
+            guesses == 0 || streams <= SPECULATIVE_COLUMNS_MAX && !reads,
+            "{guesses} guesses in a step with something else to do"
+        );
+        let classes = decodes
+            .iter()
+            .map(|&(id, _)| self.requests[id].submission.class);
+        let tightest = classes.map(|class| self.itl(class)).min();
+        self.check_time(plan.columns().len(), streams, tightest);
+        self.check_prompts_in_order(plan, streams, tightest);
         self.steps += 1;
     }
 
+    fn check_column(&mut self, id: usize, column: &PlanColumn) {
+        if !self.requests[id].begun {
+            self.begin(id, column.position);
+        }
+        let token = self.token_at(id, column.position);
+        let request = &mut self.requests[id];
+        assert_eq!(column.position, request.fed, "request {id}: next position");
+        assert_eq!(Some(column.token), token, "request {id}: its own token");
+        let reads = request.fed < request.prompt_end;
+        request.fed += 1;
+        assert_eq!(
+            column.logits,
+            request.decodes(),
+            "request {id}: logits where the prompt ends, and after"
+        );
+        self.prompt_columns += u64::from(reads);
+        if column.logits {
+            self.tokens_due.push_back((id, None));
+        }
+    }
+
+    fn check_guess(&mut self, id: usize, column: &PlanColumn) {
+        let request = &self.requests[id];
+        assert!(
+            column.logits && column.position < request.submission.positions_max(),
+            "request {id}: a guess at a token that may come"
+        );
+        assert_eq!(
+            self.token_at(id, column.position),
+            None,
+            "request {id}: a guess at what was not drawn"
+        );
+        self.tokens_due.push_back((id, Some(column.token)));
+    }
+
     /// Where streams run, a step is over within their target, or carries no more than it must.
-    fn check_time(&self, plan: &StepPlan, decodes: usize) {
-        let columns = plan.columns().len();
-        let least = columns <= decodes + PROMPT_COLUMNS_LEAST;
-        // The scheduler has to see some steps first, of this size too.
-        if decodes > 0 && !least && self.steps > 50 {
-            let target = self.limits.inter_token_target;
+    fn check_time(&self, columns: usize, streams: usize, tightest: Option<Duration>) {
+        let least = columns <= streams + PROMPT_COLUMNS_LEAST;
+        if let Some(target) = tightest
+            && !least
+            && self.knows()
+        {
             assert!(
                 step_time(columns) <= target * 5 / 4,
                 "{columns} columns take {:?}, the target is {target:?}",
@@ -268,45 +441,63 @@ impl Truth {
         }
     }
 
-    /// A row without a request begins the oldest one that was not begun, after what the cache has of its prompt.
-    fn begin(&mut self, row: u32, position: u32) {
-        let fresh = |&&id: &&usize| !self.requests[id].begun;
-        let id = *self.live.iter().find(fresh).expect("somebody to begin");
+    /// A row begins with what the cache has of its tokens.
+    fn begin(&mut self, id: usize, position: u32) {
         let request = &mut self.requests[id];
-        assert!(request.admitted, "request {id} begins after admission");
         assert!(
-            position.is_multiple_of(KV_BLOCK_POSITIONS) && position < request.prompt_tokens(),
-            "request {id} begins at {position}, after whole blocks and before its prompt ends"
+            position.is_multiple_of(KV_BLOCK_POSITIONS) && position < request.prompt_end,
+            "request {id} begins at {position}, after whole blocks and before its tokens end"
         );
-        (request.begun, request.cached, request.fed) = (true, position, position);
-        self.rows[row as usize] = Some(id);
-        self.starts_due.push_back(id);
+        (request.begun, request.fed) = (true, position);
+        if request.phase == Phase::Accepted && !self.starts_due.contains(&id) {
+            request.cached = position;
+            self.starts_due.push_back(id);
+        }
     }
 
-    fn check_prompts_in_order(&mut self, plan: &StepPlan, decodes: usize) {
+    fn check_prompts_in_order(
+        &mut self,
+        plan: &StepPlan,
+        streams: usize,
+        tightest: Option<Duration>,
+    ) {
+        let mut running: Vec<usize> = self.rows.iter().flatten().map(|&(id, _)| id).collect();
+        running.sort_by_key(|&id| (self.requests[id].turn, id));
+        let first = running.first().copied();
         let mut unfinished = None;
-        for &id in &self.live {
+        let carried = |id: usize| {
+            let row = |c: &PlanColumn| self.request_in(c.sequence) == id;
+            plan.columns().iter().any(row)
+        };
+        for id in running {
             let request = &self.requests[id];
+            let reads = request.fed < request.prompt_end;
             if let Some(before) = unfinished {
-                assert!(!request.begun, "request {id} begins after {before} is fed");
-            } else if request.admitted && !request.decodes() {
+                assert!(
+                    !reads || !carried(id),
+                    "request {id} is read before {before}"
+                );
+            } else if reads {
                 unfinished = Some(id);
             }
         }
-        if unfinished.is_none() || plan.room() == 0 {
+        let (Some(_), Some(first)) = (unfinished, first) else {
+            return;
+        };
+        if plan.room() == 0 {
             return;
         }
         self.steps_cut_short += 1;
-        let prompts = plan.columns().len() - decodes;
+        let prompts = plan.columns().len() - streams;
         assert!(
             prompts >= PROMPT_COLUMNS_LEAST,
             "a prompt waits while {} columns are empty and {prompts} taken",
             plan.room()
         );
         let room = step_time(plan.columns().len() * 4) + Duration::from_millis(2);
-        let target = self.limits.inter_token_target;
+        let target = tightest.unwrap_or(self.itl(self.requests[first].submission.class));
         assert!(
-            self.steps_cut_short < 50 || room >= target / 2,
+            !self.knows() || self.steps_cut_short < 50 || room >= target / 2,
             "a prompt waits although a step of four times as much takes {room:?} of {target:?}"
         );
     }
@@ -314,19 +505,16 @@ impl Truth {
     /// The station counts as we do.
     pub(crate) fn check_occupancy(&self, seen: Occupancy) {
         let expected = Occupancy {
-            sequences: u32::try_from(self.admitted()).expect("few"),
-            queued: u32::try_from(self.waiting()).expect("few"),
+            sequences: u32::try_from(self.running().count()).expect("few"),
+            queued: u32::try_from(self.waiting().count()).expect("few"),
             // Beginnings that several hold count once.
             kv_blocks_free: seen.kv_blocks_free,
             kv_blocks: self.limits.kv_blocks,
+            retry_after_ms: seen.retry_after_ms,
         };
         assert_eq!(seen, expected, "occupancy");
         let held = self.limits.kv_blocks - seen.kv_blocks_free;
-        let admitted = self.live.iter().map(|&id| &self.requests[id]);
-        let largest = admitted
-            .filter(|r| r.admitted)
-            .map(Request::worst_blocks)
-            .max();
+        let largest = self.running().map(Request::worst_blocks).max();
         let possible = largest.unwrap_or(0)..=self.blocks_held();
         assert!(
             possible.contains(&held),

@@ -25,7 +25,7 @@ pub use code::{CloseCode, ErrorCode};
 pub use fault::{EncodeError, GenerateFault, ProtocolError};
 pub use kind::{FrameType, GENERATE_BYTES_MAX, UNKNOWN_BYTES_MAX};
 pub use message::{
-    Accepted, CHAT_MESSAGES_MAX, Chat, ChatMessage, DETAIL_BYTES_MAX, Done, ErrorFrame,
+    Accepted, CHAT_MESSAGES_MAX, Chat, ChatMessage, Class, DETAIL_BYTES_MAX, Done, ErrorFrame,
     FinishReason, Generate, GoAway, Hello, LOGIT_BIAS_MAX, LogitBias, Prompt, REQUEST_ID_BYTES,
     STOP_STRINGS_MAX, Sampling, TimingsMicros, TokenIds, Usage,
 };

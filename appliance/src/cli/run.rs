@@ -17,8 +17,9 @@ use crate::config::ModelConfig;
 use crate::engine::cpu::{CpuEngine, EngineSize};
 use crate::engine::{Engine, PlanColumn, StepPlan};
 use crate::kv::{KvPool, blocks_for};
-use crate::request::{GenerateRequest, Prompt, RequestId, RequestLimits, Sampling, Submission};
-use crate::scheduler::{Event, Outcome, SchedulerLimits};
+use crate::request::{GenerateRequest, RequestId, RequestLimits, Sampling, Submission};
+use crate::scheduler::pace::Targets;
+use crate::scheduler::{Event, Outcome, SchedulerLimits, logits_rows_max};
 use crate::station::{Station, StepOutcome};
 use crate::tokenizer::{Bos, Decoder, Special};
 
@@ -63,9 +64,6 @@ pub(super) struct RunArgs {
     json: bool,
 }
 
-/// Nobody waits for another, so a step may take as long as it likes.
-const ALONE: Duration = Duration::from_hours(1);
-
 /// Columns of one step of `run`.
 const STEP_COLUMNS: usize = 128;
 
@@ -81,7 +79,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         tokenizer,
         ..
     } = loaded;
-    let context = u32::try_from(submission.prompt.len()).expect("checked") + submission.tokens_max;
+    let context = submission.positions_max();
     let rows = if args.logits.is_some() {
         STEP_COLUMNS
     } else {
@@ -89,14 +87,14 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     };
     let size = EngineSize {
         columns_max: STEP_COLUMNS,
-        logits_rows_max: rows,
+        logits_rows_max: rows.max(logits_rows_max(1)),
         kv_blocks: blocks_for(context),
         kv: load::kv_for(args.kv.as_deref(), &model)?,
     };
     let isa = load::isa(args.isa.as_deref())?;
     let mut engine = load::engine(model, bytes, (isa, load::threads(args.threads)), size)?;
     if let Some(path) = &args.logits {
-        write_logits(&mut engine, &submission.prompt, path)
+        write_logits(&mut engine, submission.prompt(), path)
             .map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))?;
     }
     if args.tokens == 0 {
@@ -105,14 +103,16 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let limits = SchedulerLimits {
         sequences_max: 1,
         queue_requests_max: 1,
+        queue_tokens_max: context,
         context_tokens_max: context,
+        step_columns_max: STEP_COLUMNS,
         kv_blocks: size.kv_blocks,
         end_tokens: tokenizer.ends_generation().into(),
-        inter_token_target: ALONE,
+        targets: [Targets::UNHURRIED; 3],
     };
-    let mut station = Station::new(limits, STEP_COLUMNS, engine);
+    let mut station = Station::new(limits, engine);
     let started = Instant::now();
-    station.handle_submit(Duration::ZERO, Box::new(submission));
+    station.handle_submit(Duration::ZERO, Duration::ZERO, Box::new(submission));
     let mut clock = || started.elapsed();
     let mut decoder = Decoder::new();
     let mut ids = Vec::new();
@@ -174,21 +174,18 @@ fn submission(args: &RunArgs, loaded: &Loaded) -> Result<Submission, Failure> {
         (None, None) => return Err(Failure::new(exit::USAGE, "give --prompt or --ids")),
     };
     let request = GenerateRequest {
-        model: None,
-        prompt: Prompt::default(),
         // Without tokens to generate only the prompt is run; its submission is checked like any other.
         max_tokens: Some(if args.logits.is_some() {
             args.tokens.max(1)
         } else {
             args.tokens
         }),
-        min_tokens: 0,
         ignore_eos: args.ignore_eos,
         sampling: Sampling {
             temperature: args.temperature,
             ..Sampling::default()
         },
-        stop: Vec::new(),
+        ..GenerateRequest::default()
     };
     let limits = RequestLimits {
         context_tokens_max: loaded.model.dims.context_positions,

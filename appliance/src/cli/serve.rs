@@ -152,13 +152,15 @@ fn start_engine(
         queue_requests_max: serving.queue_requests_max,
         context_tokens_max: budget.context_tokens_max,
         kv_blocks: budget.kv_blocks,
+        queue_tokens_max: serving.queue_tokens_max,
+        step_columns_max: serving.step_tokens_max as usize,
         end_tokens: tokenizer.ends_generation().into(),
-        inter_token_target: Duration::from_millis(serving.inter_token_target_ms.into()),
+        targets: serving.targets(),
     };
-    let station = Station::new(scheduler, serving.step_tokens_max as usize, engine);
+    let station = Station::new(scheduler, engine);
     let sizes = RingSizes {
         requests: gateway::commands_max(under_way),
-        events: 64 * serving.sequences_max as usize + 1024,
+        events: (64 * serving.sequences_max as usize + 1024).max(2 * station.events_per_call_max()),
     };
     let handle = engine_thread::start(station, sizes)
         .map_err(|e| Failure::io("cannot start the engine thread", e))?;

@@ -16,6 +16,12 @@ pub struct Board {
     queued: AtomicU64,
     kv_blocks_free: AtomicU64,
     kv_blocks: AtomicU64,
+    retry_after_ms: AtomicU64,
+    preempted: AtomicU64,
+    guessed_tokens: AtomicU64,
+    guessed_tokens_right: AtomicU64,
+    first_tokens_in_time: AtomicU64,
+    first_tokens_late: AtomicU64,
     steps: AtomicU64,
     prompt_tokens: AtomicU64,
     generated_tokens: AtomicU64,
@@ -35,6 +41,18 @@ pub struct BoardReading {
     pub kv_blocks_free: u64,
     /// All KV blocks.
     pub kv_blocks: u64,
+    /// Milliseconds after which the last request that was refused should come back.
+    pub retry_after_ms: u64,
+    /// Batch sequences that made room for others since start.
+    pub preempted: u64,
+    /// Tokens guessed from what was said before, and run, since start.
+    pub guessed_tokens: u64,
+    /// Those of them that were right.
+    pub guessed_tokens_right: u64,
+    /// First tokens that came when they were due, since start.
+    pub first_tokens_in_time: u64,
+    /// First tokens that came later.
+    pub first_tokens_late: u64,
     /// Steps since start.
     pub steps: u64,
     /// Prompt tokens run since start.
@@ -54,6 +72,13 @@ impl Board {
         let put = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Release);
         put(&self.kv_blocks_free, u64::from(occupancy.kv_blocks_free));
         put(&self.kv_blocks, u64::from(occupancy.kv_blocks));
+        put(&self.retry_after_ms, occupancy.retry_after_ms);
+        let scheduler = totals.scheduler;
+        put(&self.preempted, scheduler.preempted);
+        put(&self.guessed_tokens, scheduler.guessed);
+        put(&self.guessed_tokens_right, scheduler.guessed_right);
+        put(&self.first_tokens_in_time, scheduler.first_tokens_in_time);
+        put(&self.first_tokens_late, scheduler.first_tokens_late);
         put(&self.steps, totals.steps);
         put(&self.prompt_tokens, totals.prompt_tokens);
         put(&self.generated_tokens, totals.generated_tokens);
@@ -77,6 +102,12 @@ impl Board {
             queued: get(&self.queued),
             kv_blocks_free: get(&self.kv_blocks_free),
             kv_blocks: get(&self.kv_blocks),
+            retry_after_ms: get(&self.retry_after_ms),
+            preempted: get(&self.preempted),
+            guessed_tokens: get(&self.guessed_tokens),
+            guessed_tokens_right: get(&self.guessed_tokens_right),
+            first_tokens_in_time: get(&self.first_tokens_in_time),
+            first_tokens_late: get(&self.first_tokens_late),
             steps: get(&self.steps),
             prompt_tokens: get(&self.prompt_tokens),
             generated_tokens: get(&self.generated_tokens),

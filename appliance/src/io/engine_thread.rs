@@ -15,15 +15,20 @@ use tokio::sync::Notify;
 
 use super::board::Board;
 use crate::engine::Engine;
-use crate::request::{RequestId, Sampling, Submission};
-use crate::scheduler::{Event, Outcome};
+use crate::request::{RequestId, Submission};
+use crate::scheduler::Event;
 use crate::station::{Station, StepOutcome};
 
 /// What the io thread asks for.
 #[derive(Debug)]
 pub enum ToEngine {
     /// Run this.
-    Submit(Box<Submission>),
+    Submit {
+        /// What.
+        submission: Box<Submission>,
+        /// Since when its client waits.
+        arrived: Instant,
+    },
     /// Its client left.
     Cancel(RequestId),
 }
@@ -93,7 +98,10 @@ pub fn start<E: Engine + Send + 'static>(
     let join = thread::Builder::new()
         .name("engine".into())
         .spawn(move || {
-            engine.warm_up();
+            let started = engine.started;
+            engine.station.warm_up(&mut || started.elapsed());
+            engine.board.set_ready();
+            engine.bell.notify_one();
             engine.run();
         })?;
     let thread = join.thread().clone();
@@ -144,7 +152,14 @@ impl<E: Engine> EngineLoop<E> {
             };
             let now = self.started.elapsed();
             match request {
-                ToEngine::Submit(submission) => self.station.handle_submit(now, submission),
+                ToEngine::Submit {
+                    submission,
+                    arrived,
+                } => {
+                    // A clock that both threads read: what came before the start came at the start.
+                    let arrived = arrived.saturating_duration_since(self.started).min(now);
+                    self.station.handle_submit(now, arrived, submission);
+                }
                 ToEngine::Cancel(id) => self.station.handle_cancel(now, id),
             }
             self.pass_events();
@@ -175,39 +190,6 @@ impl<E: Engine> EngineLoop<E> {
         if any {
             self.bell.notify_one();
         }
-    }
-
-    /// Decodes a token for real, so that READY means what it says and the first user does not pay for cold pages.
-    fn warm_up(&mut self) {
-        self.station.handle_submit(
-            Duration::ZERO,
-            Box::new(Submission {
-                id: RequestId(0),
-                prompt: vec![0],
-                tokens_max: 1,
-                tokens_min: 0,
-                ignore_eos: true,
-                sampling: Sampling::greedy(),
-                seed: 0,
-            }),
-        );
-        let started = self.started;
-        assert_eq!(
-            self.station.step(&mut || started.elapsed()),
-            StepOutcome::Worked
-        );
-        let ended = std::iter::from_fn(|| self.station.poll_event()).any(|event| {
-            matches!(
-                event,
-                Event::Ended {
-                    outcome: Outcome::Length,
-                    ..
-                }
-            )
-        });
-        assert!(ended, "one token was asked for and drawn");
-        self.board.set_ready();
-        self.bell.notify_one();
     }
 }
 

@@ -160,6 +160,7 @@ impl Gateway {
 
     /// Checks, tokenizes and submits a request. Returns once the engine gave it a place, or refused it.
     pub async fn submit(&self, request: GenerateRequest) -> Result<Generation, Refusal> {
+        let arrived = Instant::now();
         let shared = &self.shared;
         if self.draining() {
             let message = "the box is going down: try another one, or this one in a minute";
@@ -172,7 +173,7 @@ impl Gateway {
         self.check_model(request.model.as_deref())?;
         request.check(&shared.text.limits)?;
         let Ok(place) = shared.places.clone().try_acquire_owned() else {
-            return Err(overloaded(1000));
+            return Err(overloaded(shared.board.read().retry_after_ms.max(1)));
         };
         let request = Arc::new(request);
         let (prompt, place) = self.tokenize(request.clone(), place).await;
@@ -180,7 +181,7 @@ impl Gateway {
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let seed = splitmix(shared.seed ^ id.0);
         let submission = request.submission(id, prompt, seed, &shared.text.limits)?;
-        let prompt_tokens = u32::try_from(submission.prompt.len()).expect("checked");
+        let prompt_tokens = u32::try_from(submission.prompt().len()).expect("checked");
         let events_max = (submission.tokens_max as usize).min(limits::STREAM_TOKENS_BUFFERED_MAX);
         let (events, receiver) = mpsc::channel(events_max + 8);
         let closed = |_| Refusal::plain(RefusalKind::Internal, "the engine has stopped");
@@ -191,7 +192,10 @@ impl Gateway {
             .await
             .map_err(closed)?;
         let command = Command::Submit {
-            request: ToEngine::Submit(Box::new(submission)),
+            request: ToEngine::Submit {
+                submission: Box::new(submission),
+                arrived,
+            },
             id,
             events,
         };
@@ -213,6 +217,7 @@ impl Gateway {
             started: None,
             first_token: None,
             queue: Duration::ZERO,
+            forecast: Forecast::default(),
             ending: Ending::Open,
             _place: place,
         };
@@ -281,9 +286,13 @@ fn overloaded(retry_after_ms: u64) -> Refusal {
         retry_after_ms: Some(retry_after_ms),
         ..Refusal::plain(
             RefusalKind::Overloaded,
-            format!("all places are taken: come back in {retry_after_ms} ms"),
+            format!("the box is full: come back in {retry_after_ms} ms"),
         )
     }
+}
+
+fn deadline(message: &str) -> Refusal {
+    Refusal::plain(RefusalKind::Deadline, message)
 }
 
 impl TextModel {
@@ -315,11 +324,6 @@ impl TextModel {
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
-    /// Its prompt is being run.
-    Started {
-        /// How long it waited.
-        queue: Duration,
-    },
     /// Text that can be shown: never half a character, never the beginning of a stop string.
     Text {
         /// May be empty while characters are incomplete.
@@ -340,6 +344,15 @@ pub enum Piece {
     Failed(Refusal),
 }
 
+/// What a request was told when it was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forecast {
+    /// Time until its first token.
+    pub first_token_in: Duration,
+    /// Requests that wait and come before it.
+    pub queued_before: u32,
+}
+
 /// An answer under way. Dropping it cancels the request.
 pub struct Generation {
     gateway: Gateway,
@@ -356,6 +369,7 @@ pub struct Generation {
     started: Option<Instant>,
     first_token: Option<Instant>,
     queue: Duration,
+    forecast: Forecast,
     ending: Ending,
     _place: OwnedSemaphorePermit,
 }
@@ -371,6 +385,11 @@ enum Ending {
 }
 
 impl Generation {
+    /// What it was told when it was taken.
+    pub fn forecast(&self) -> Forecast {
+        self.forecast
+    }
+
     /// The next piece; `None` after `Done` or `Failed`.
     pub async fn next(&mut self) -> Option<Piece> {
         if !matches!(self.ending, Ending::Open) {
@@ -379,12 +398,15 @@ impl Generation {
                 Ending::Open | Ending::Over => None,
             };
         }
-        match self.events.recv().await {
-            Some(Event::Accepted { .. }) => unreachable!("taken by submit"),
-            Some(Event::Started { queue, .. }) => {
-                self.started = Some(Instant::now());
-                self.queue = queue;
-                Some(Piece::Started { queue })
+        let mut event = self.events.recv().await;
+        if let Some(Event::Started { queue, .. }) = event {
+            self.started = Some(Instant::now());
+            self.queue = queue;
+            event = self.events.recv().await;
+        }
+        match event {
+            Some(Event::Accepted { .. } | Event::Started { .. }) => {
+                unreachable!("each comes once, in order")
             }
             Some(Event::Token { token, .. }) => Some(self.text(token)),
             Some(Event::Ended {
@@ -409,13 +431,32 @@ impl Generation {
     /// Waits for the engine's answer to the submission.
     async fn wait_for_place(&mut self) -> Result<(), Refusal> {
         match self.events.recv().await {
-            Some(Event::Accepted { .. }) => Ok(()),
+            Some(Event::Accepted {
+                first_token_in,
+                queued_before,
+                ..
+            }) => {
+                self.forecast = Forecast {
+                    first_token_in,
+                    queued_before,
+                };
+                Ok(())
+            }
             Some(Event::Ended {
                 outcome: Outcome::Overloaded { retry_after_ms },
                 ..
             }) => {
                 self.cancel = None;
                 Err(overloaded(retry_after_ms))
+            }
+            Some(Event::Ended {
+                outcome: Outcome::Deadline,
+                ..
+            }) => {
+                self.cancel = None;
+                Err(deadline(
+                    "its deadline cannot be met now: allow more time, or come back later",
+                ))
             }
             other => {
                 let message = format!("the engine answered a submission with {other:?}");
@@ -486,6 +527,9 @@ impl Generation {
                 usage,
                 timings,
             },
+            Outcome::Deadline => Piece::Failed(deadline(
+                "its deadline has passed before the answer was complete",
+            )),
             Outcome::Cancelled | Outcome::Overloaded { .. } => Piece::Failed(Refusal::plain(
                 RefusalKind::Internal,
                 "the request was cancelled by the box",

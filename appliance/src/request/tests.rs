@@ -14,7 +14,7 @@ fn check(request: &GenerateRequest, ids: &[u32], expected: Expect) {
     let shown = match outcome {
         Ok(s) => format!(
             "{} + {} tokens, seed {}",
-            s.prompt.len(),
+            s.prompt().len(),
             s.tokens_max,
             s.seed
         ),

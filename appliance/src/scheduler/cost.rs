@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Points of the curve: 1, 2, 4, … columns.
 const POINTS: usize = 14;
 
-/// What a step's error moves the curve by.
+/// What a step's error moves the curve by; the first steps near a point say all that is known of it.
 const GAIN: f64 = 0.25;
 
 /// A step that took this many times what was expected counts as this: the machine was away for a moment.
@@ -21,6 +21,8 @@ const OUTLIER: f64 = 2.0;
 pub struct StepCost {
     /// Seconds of a step of 2ⁱ columns; none before the first step.
     points: Option<[f64; POINTS]>,
+    /// Steps that each point has seen, up to what the gain makes of them.
+    seen: [u8; POINTS],
 }
 
 impl StepCost {
@@ -37,8 +39,12 @@ impl StepCost {
         let points = self.points.as_mut().expect("something was expected");
         let error = (took / expected).min(OUTLIER) - 1.0;
         let (left, right_share) = place(columns);
-        points[left] *= 1.0 + GAIN * error * (1.0 - right_share);
-        points[left + 1] *= 1.0 + GAIN * error * right_share;
+        for (point, share) in [(left, 1.0 - right_share), (left + 1, right_share)] {
+            let seen = &mut self.seen[point];
+            let gain = GAIN.max(1.0 / f64::from(1 + *seen));
+            points[point] *= 1.0 + gain * error * share;
+            *seen = (*seen + u8::from(share > 0.5)).min(8);
+        }
         for i in left + 1..POINTS {
             points[i] = points[i].clamp(points[i - 1], 2.0 * points[i - 1]);
         }
@@ -68,7 +74,7 @@ impl StepCost {
     }
 
     /// What a step of some columns will take, if there was any step yet.
-    fn seconds(&self, columns: usize) -> Option<f64> {
+    pub fn seconds(&self, columns: usize) -> Option<f64> {
         let points = self.points.as_ref()?;
         let (left, right_share) = place(columns);
         Some(points[left] + (points[left + 1] - points[left]) * right_share)

@@ -98,6 +98,12 @@ pub enum EncodeError {
 /// A Generate frame that can be read but not served, whatever the model (P-10). The answer is BAD_REQUEST.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenerateFault {
+    /// A class that this version does not know.
+    #[error("class is {class}: it is 0 (interactive), 1 (standard) or 2 (batch)")]
+    Class {
+        /// As sent.
+        class: i32,
+    },
     /// The id is missing or has another length.
     #[error("request_id has {bytes} bytes: it must have 16")]
     RequestId {

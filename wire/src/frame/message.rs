@@ -68,9 +68,21 @@ pub struct Generate {
     /// Milliseconds from arrival after which the answer is worthless.
     #[prost(uint32, optional, tag = "12")]
     pub deadline_ms: Option<u32>,
-    /// 0 (least) to 3.
-    #[prost(uint32, optional, tag = "13")]
-    pub priority: Option<u32>,
+    /// How long the request can wait: a [`Class`]; absent is the server's default.
+    #[prost(enumeration = "Class", optional, tag = "13")]
+    pub class: Option<i32>,
+}
+
+/// How long a request can wait. The server has targets for each: time to the first token, and between tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Class {
+    /// Somebody looks at the screen.
+    Interactive = 0,
+    /// A program waits.
+    Standard = 1,
+    /// Some time today: it makes room for the others, and goes on later.
+    Batch = 2,
 }
 
 /// The forms in which a prompt may come.
@@ -157,12 +169,15 @@ pub struct LogitBias {
     pub bias: f32,
 }
 
-/// The request has its place and the first step that carries it has begun.
+/// The request will be served.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Accepted {
-    /// Microseconds it waited for that step; the rest of a client's TTFT is prefill and network.
+    /// Microseconds until its first token, as the server forecasts.
     #[prost(uint64, tag = "1")]
-    pub queue_us: u64,
+    pub first_token_us: u64,
+    /// Requests that wait and come before it.
+    #[prost(uint32, tag = "2")]
+    pub queued_before: u32,
 }
 
 /// The answer is complete.
@@ -269,6 +284,11 @@ impl Generate {
             None => return Err(GenerateFault::NoPrompt),
             Some(Prompt::Chat(chat)) => within("chat", chat.messages.len(), CHAT_MESSAGES_MAX)?,
             Some(Prompt::Text(_) | Prompt::TokenIds(_)) => {}
+        }
+        if let Some(class) = self.class
+            && Class::try_from(class).is_err()
+        {
+            return Err(GenerateFault::Class { class });
         }
         within("stop", self.stop.len(), STOP_STRINGS_MAX)?;
         let bias = self.sampling.as_ref().map_or(0, |s| s.logit_bias.len());

@@ -33,7 +33,7 @@ fn samples() -> Vec<(StreamRole, Frame)> {
         stop: vec!["\n\n".into(), "END".into()],
         want_token_ids: true,
         deadline_ms: Some(500),
-        priority: Some(3),
+        class: Some(Class::Batch.into()),
     };
     let chat = Chat {
         messages: vec![ChatMessage {
@@ -75,7 +75,10 @@ fn samples() -> Vec<(StreamRole, Frame)> {
         ),
         (
             StreamRole::Response,
-            Frame::Accepted(Accepted { queue_us: 1234 }),
+            Frame::Accepted(Accepted {
+                first_token_us: 1234,
+                queued_before: 2,
+            }),
         ),
         (StreamRole::Response, Frame::Tokens(tokens)),
         (
@@ -379,7 +382,10 @@ fn a_request_is_one_generate_p9() {
 #[test]
 fn an_answer_ends_with_done_or_error_p12_p13() {
     let role = StreamRole::Response;
-    let accepted = Frame::Accepted(Accepted { queue_us: 1 });
+    let accepted = Frame::Accepted(Accepted {
+        first_token_us: 1,
+        queued_before: 0,
+    });
     let error = Frame::Error(ErrorFrame::new(ErrorCode::Internal, "no"));
     check(
         role,

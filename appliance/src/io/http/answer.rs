@@ -72,7 +72,6 @@ pub(super) async fn whole(
     let mut text = String::new();
     loop {
         match answer.next().await {
-            Some(Piece::Started { .. }) => {}
             Some(Piece::Text { text: piece, .. }) => text.push_str(&piece),
             Some(Piece::Failed(refusal)) => return Err(refusal),
             Some(Piece::Done {
@@ -132,7 +131,6 @@ impl<A: Answer> Events<A> {
             let mut events = String::new();
             match piece {
                 // The role waits for the first text: a client that times the first chunk times the first token.
-                Some(Piece::Started { .. }) => {}
                 Some(Piece::Text { text, .. }) if text.is_empty() => {}
                 Some(Piece::Text { text, .. }) => self.text(&text, &mut events),
                 Some(Piece::Done { finish, usage, .. }) => self.done(finish, usage, &mut events),

@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::answer::{self, Head};
-use super::backend::Backend;
+use super::backend::{Answer as _, Backend};
 use super::openai::{self, Delivery, Endpoint};
 use crate::io::gateway::ServedModel;
 use crate::limits::PROMPT_BYTES_MAX;
-use crate::request::{Refusal, RefusalKind, Timings};
+use crate::request::{Refusal, RefusalKind, Tenant, Timings};
 
 /// Longest body that is read without a place.
 const SHORT_BODY_BYTES: u64 = 64 * 1024;
@@ -33,6 +33,10 @@ pub const BODIES_MAX: usize = 8;
 pub const BODY_BYTES_MAX: usize = 2 * PROMPT_BYTES_MAX + 64 * 1024;
 /// A body that takes longer is an attack or a dead line.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// Of a request: milliseconds from arrival after which its answer is worthless.
+const DEADLINE: HeaderName = HeaderName::from_static("x-deadline-ms");
+/// Of an answer: milliseconds after which its first token was forecast when it was taken.
+const FORECAST: HeaderName = HeaderName::from_static("x-forecast-ttft-ms");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id of a client that is repeated to it.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -93,15 +97,23 @@ impl<B: Backend> Api<B> {
 
     async fn generate(&self, endpoint: Endpoint, request: Request) -> Response {
         let arrived = Instant::now();
+        let (deadline, tenant) = match (deadline(request.headers()), self.tenant(request.headers()))
+        {
+            (Ok(deadline), tenant) => (deadline, tenant),
+            (Err(refusal), _) => return refused(&refusal),
+        };
         let body = match read_body(request, &self.bodies).await {
             Ok(body) => body,
             Err(response) => return response,
         };
-        let asked = match openai::parse(endpoint, &body) {
+        let mut asked = match openai::parse(endpoint, &body) {
             Ok(asked) => asked,
             Err(refusal) => return refused(&refusal),
         };
         drop(body);
+        asked.request.deadline =
+            deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()));
+        asked.request.tenant = tenant;
         let answer = match self.backend.submit(asked.request).await {
             Ok(answer) => answer,
             Err(refusal) => return refused(&refusal),
@@ -120,7 +132,8 @@ impl<B: Backend> Api<B> {
             created: since_1970.as_secs(),
             model: self.backend.served().id.clone(),
         };
-        match asked.delivery {
+        let forecast = answer.forecast();
+        let mut response = match asked.delivery {
             Delivery::Stream { include_usage } => {
                 let mut response = Response::new(answer::events(head, answer, include_usage));
                 let headers = response.headers_mut();
@@ -135,10 +148,38 @@ impl<B: Backend> Api<B> {
                     put_timings(response.headers_mut(), &timings, arrived.elapsed());
                     response
                 }
-                Err(refusal) => refused(&refusal),
+                Err(refusal) => return refused(&refusal),
             },
-        }
+        };
+        let first_token_ms = u64::try_from(forecast.first_token_in.as_millis()).unwrap_or(u64::MAX);
+        let headers = response.headers_mut();
+        headers.insert(FORECAST, HeaderValue::from(first_token_ms));
+        response
     }
+
+    /// Who asks: whoever has this key. Until keys are configured, any is as good as another, and none is everybody.
+    fn tenant(&self, headers: &HeaderMap) -> Tenant {
+        let key = headers.get(header::AUTHORIZATION);
+        key.map_or(Tenant::default(), |key| {
+            Tenant(self.ids.hash_one(key.as_bytes()).max(1))
+        })
+    }
+}
+
+/// The request's own deadline, from its arrival.
+fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let Some(value) = headers.get(DEADLINE) else {
+        return Ok(None);
+    };
+    let ms = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
+    let ms = ms.ok_or_else(|| {
+        let message = "x-deadline-ms must be milliseconds, like 2500".to_owned();
+        Refusal::bad_request("x-deadline-ms", message)
+    })?;
+    Ok(Some(Duration::from_millis(ms.into())))
 }
 
 async fn models<B: Backend>(State(api): Shared<B>) -> Response {
@@ -343,6 +384,11 @@ fn codes(kind: RefusalKind) -> (StatusCode, &'static str, Option<&'static str>) 
             "rate_limit_error",
             Some("rate_limit_exceeded"),
         ),
+        RefusalKind::Deadline => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "server_error",
+            Some("deadline_exceeded"),
+        ),
         RefusalKind::Draining => (
             StatusCode::SERVICE_UNAVAILABLE,
             "server_error",
@@ -388,8 +434,9 @@ fn refused(refusal: &Refusal) -> Response {
 
 fn error(status: StatusCode, body: &Value) -> Response {
     let mut response = reply(status, body);
-    if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
-        // The SDK would try 408 and 409 again by itself.
+    let late = status == StatusCode::GATEWAY_TIMEOUT;
+    if late || status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
+        // The SDK would try 408, 409 and 504 again by itself.
         response
             .headers_mut()
             .insert("x-should-retry", HeaderValue::from_static("false"));

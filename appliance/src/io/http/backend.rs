@@ -4,7 +4,7 @@ use std::future::Future;
 
 use serde::Serialize;
 
-use crate::io::gateway::{Gateway, Generation, Piece, ServedModel};
+use crate::io::gateway::{Forecast, Gateway, Generation, Piece, ServedModel};
 use crate::request::{GenerateRequest, Refusal};
 
 /// Takes requests and gives answers.
@@ -27,6 +27,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
 /// An answer under way. Dropping it cancels the request.
 pub trait Answer: Send + 'static {
+    /// What it was told when it was taken.
+    fn forecast(&self) -> Forecast;
     /// The next piece; dropping the future loses none. `None` after the last.
     fn next(&mut self) -> impl Future<Output = Option<Piece>> + Send;
 }
@@ -52,6 +54,10 @@ impl Backend for Gateway {
 }
 
 impl Answer for Generation {
+    fn forecast(&self) -> Forecast {
+        Generation::forecast(self)
+    }
+
     async fn next(&mut self) -> Option<Piece> {
         Generation::next(self).await
     }

@@ -19,7 +19,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::request::{GenerateRequest, Prompt, Refusal, RefusalKind};
-use field::{Bias, Messages, PromptField, Seed, Stops, StreamOptions};
+use field::{Bias, Messages, PromptField, Seed, Stops, StreamOptions, Tier};
 
 /// Which of the two endpoints a body came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,7 @@ const EFFECTIVE: &[&str] = &[
     "logit_bias",
     "min_tokens",
     "ignore_eos",
+    "service_tier",
 ];
 
 impl Reader {
@@ -153,6 +154,10 @@ impl Reader {
             "stop" => self.request.stop = map.next_value::<Option<Stops>>()?.unwrap_or_default().0,
             "min_tokens" => set(&mut self.request.min_tokens, map.next_value()?),
             "ignore_eos" => set(&mut self.request.ignore_eos, map.next_value()?),
+            "service_tier" => set(
+                &mut self.request.class,
+                map.next_value::<Option<Tier>>()?.map(Tier::class),
+            ),
             _ => match inert::rule(self.endpoint, name) {
                 Some(rule) => rule.check(&map.next_value()?).map_err(A::Error::custom)?,
                 None => return Err(A::Error::custom(self.unknown(name))),

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::io::gateway::{Piece, ServedModel};
+use crate::io::gateway::{Forecast, Piece, ServedModel};
 use crate::request::{FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, Timings, Usage};
 
 /// Answers by what the prompt says.
@@ -92,22 +92,17 @@ impl Backend for Script {
             usage,
             timings: Timings::default(),
         };
-        let started = Piece::Started {
-            queue: Duration::ZERO,
-        };
         let pieces = match prompt.as_str() {
             "full" => return Err(refusal(RefusalKind::Overloaded, Some(1500))),
             "draining" => return Err(refusal(RefusalKind::Draining, Some(60_000))),
             "long" => return Err(Refusal::context_overflow(600, 1, 512)),
             "fail" => vec![
-                started,
                 text("He"),
                 Piece::Failed(refusal(RefusalKind::SlowConsumer, None)),
             ],
-            "nothing" => vec![started, done(FinishReason::Length)],
-            "torn" | "hang" => vec![started, text("He")],
+            "nothing" => vec![done(FinishReason::Length)],
+            "torn" | "hang" => vec![text("He")],
             _ => vec![
-                started,
                 text("He"),
                 text(""),
                 text("llo\n\"é\""),
@@ -125,6 +120,13 @@ impl Backend for Script {
 }
 
 impl Answer for ScriptedAnswer {
+    fn forecast(&self) -> Forecast {
+        Forecast {
+            first_token_in: Duration::from_millis(120),
+            queued_before: 3,
+        }
+    }
+
     async fn next(&mut self) -> Option<Piece> {
         match self.pieces.next() {
             None if self.hangs => std::future::pending().await,
@@ -224,12 +226,13 @@ fn a_whole_chat() {
     check(
         &chat("hi", ""),
         &expect![[r#"
-        HTTP/1.1 200 OK
-        content-type: application/json
-        server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
-        content-length: 398
-        connection: close
-        {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
+            HTTP/1.1 200 OK
+            content-type: application/json
+            server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
+            x-forecast-ttft-ms: 120
+            content-length: 398
+            connection: close
+            {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
     );
 }
 
@@ -244,6 +247,7 @@ fn a_streamed_chat() {
             HTTP/1.1 200 OK
             content-type: text/event-stream; charset=utf-8
             cache-control: no-cache
+            x-forecast-ttft-ms: 120
             connection: close
             transfer-encoding: chunked
             data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
@@ -255,14 +259,15 @@ fn a_streamed_chat() {
     check(
         &chat("nothing", r#", "stream": true"#),
         &expect![[r#"
-        HTTP/1.1 200 OK
-        content-type: text/event-stream; charset=utf-8
-        cache-control: no-cache
-        connection: close
-        transfer-encoding: chunked
-        data: {"choices":[{"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-        data: {"choices":[{"delta":{},"finish_reason":"length","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-        data: [DONE]"#]],
+            HTTP/1.1 200 OK
+            content-type: text/event-stream; charset=utf-8
+            cache-control: no-cache
+            x-forecast-ttft-ms: 120
+            connection: close
+            transfer-encoding: chunked
+            data: {"choices":[{"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+            data: {"choices":[{"delta":{},"finish_reason":"length","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+            data: [DONE]"#]],
     );
 }
 
@@ -271,24 +276,26 @@ fn a_stream_that_fails_has_no_finish_reason() {
     check(
         &chat("fail", r#", "stream": true"#),
         &expect![[r#"
-        HTTP/1.1 200 OK
-        content-type: text/event-stream; charset=utf-8
-        cache-control: no-cache
-        connection: close
-        transfer-encoding: chunked
-        data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-        data: {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]],
+            HTTP/1.1 200 OK
+            content-type: text/event-stream; charset=utf-8
+            cache-control: no-cache
+            x-forecast-ttft-ms: 120
+            connection: close
+            transfer-encoding: chunked
+            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+            data: {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]],
     );
     check(
         &chat("torn", r#", "stream": true"#),
         &expect![[r#"
-        HTTP/1.1 200 OK
-        content-type: text/event-stream; charset=utf-8
-        cache-control: no-cache
-        connection: close
-        transfer-encoding: chunked
-        data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-        data: {"error":{"code":"internal_error","message":"the answer broke off inside the box","param":null,"type":"server_error"}}"#]],
+            HTTP/1.1 200 OK
+            content-type: text/event-stream; charset=utf-8
+            cache-control: no-cache
+            x-forecast-ttft-ms: 120
+            connection: close
+            transfer-encoding: chunked
+            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+            data: {"error":{"code":"internal_error","message":"the answer broke off inside the box","param":null,"type":"server_error"}}"#]],
     );
     check(
         &chat("fail", ""),
@@ -309,6 +316,7 @@ fn a_completion() {
             HTTP/1.1 200 OK
             content-type: application/json
             server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
+            x-forecast-ttft-ms: 120
             content-length: 345
             connection: close
             {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"text":"Hello\n\"é\""}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
@@ -319,6 +327,7 @@ fn a_completion() {
             HTTP/1.1 200 OK
             content-type: text/event-stream; charset=utf-8
             cache-control: no-cache
+            x-forecast-ttft-ms: 120
             connection: close
             transfer-encoding: chunked
             data: {"choices":[{"finish_reason":null,"index":0,"logprobs":null,"text":"He"}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion"}

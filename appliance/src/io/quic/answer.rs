@@ -104,6 +104,12 @@ impl Answer {
     /// Sends pieces as they come; those that wait already share a write.
     async fn stream(&mut self, mut generation: Generation, listing: IdListing) -> Outcome {
         let mut out = Vec::with_capacity(2 * WRITE_BYTES_TARGET);
+        let accepted = convert::accepted(generation.forecast());
+        write_frame(&Frame::Accepted(accepted), &mut out);
+        if let Err(outcome) = self.write(&out).await {
+            return outcome;
+        }
+        out.clear();
         let mut seq = 0;
         loop {
             let mut next = generation.next().await;
@@ -183,10 +189,6 @@ impl Answer {
 /// `true`: it was the last.
 fn write_piece(piece: Piece, seq: &mut u64, listing: IdListing, out: &mut Vec<u8>) -> bool {
     match piece {
-        Piece::Started { queue } => {
-            write_frame(&Frame::Accepted(convert::accepted(queue)), out);
-            false
-        }
         Piece::Text { text, token_ids } => {
             write_tokens(seq, &token_ids, listing, &text, out);
             false

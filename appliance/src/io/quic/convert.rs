@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use outstation_wire::frame::{self, ErrorCode, ErrorFrame, Generate};
 
+use crate::io::gateway::Forecast;
 use crate::request::{
-    ChatMessage, FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, Sampling, Timings,
-    Usage,
+    ChatMessage, Class, FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, Sampling,
+    Tenant, Timings, Usage,
 };
 
 /// A request, or why it cannot be one (P-10).
@@ -14,8 +15,14 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
     generate
         .check()
         .map_err(|fault| Refusal::plain(RefusalKind::BadRequest, fault.to_string()))?;
-    without_effect("deadline_ms", generate.deadline_ms)?;
-    without_effect("priority", generate.priority)?;
+    let class = match generate.class() {
+        frame::Class::Interactive => Class::Interactive,
+        frame::Class::Standard => Class::Standard,
+        frame::Class::Batch => Class::Batch,
+    };
+    let deadline = generate
+        .deadline_ms
+        .map(|ms| Duration::from_millis(ms.into()));
     Ok(GenerateRequest {
         model: (!generate.model.is_empty()).then_some(generate.model),
         prompt: prompt(generate.prompt.expect("checked")),
@@ -24,15 +31,11 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
         ignore_eos: generate.ignore_eos,
         sampling: sampling(generate.sampling.unwrap_or_default()),
         stop: generate.stop,
+        class,
+        deadline,
+        // Until clients have certificates, QUIC does not say who they are.
+        tenant: Tenant::default(),
     })
-}
-
-fn without_effect(field: &str, value: Option<u32>) -> Result<(), Refusal> {
-    if value.is_none() {
-        return Ok(());
-    }
-    let message = format!("{field} has no effect on this server yet: leave it out");
-    Err(Refusal::bad_request(field, message))
 }
 
 fn prompt(prompt: frame::Prompt) -> Prompt {
@@ -70,9 +73,10 @@ fn sampling(asked: frame::Sampling) -> Sampling {
     }
 }
 
-pub(super) fn accepted(queue: Duration) -> frame::Accepted {
+pub(super) fn accepted(forecast: Forecast) -> frame::Accepted {
     frame::Accepted {
-        queue_us: micros(queue),
+        first_token_us: micros(forecast.first_token_in),
+        queued_before: forecast.queued_before,
     }
 }
 
@@ -102,6 +106,7 @@ pub(super) fn error(refusal: &Refusal) -> ErrorFrame {
         RefusalKind::BadRequest | RefusalKind::ContextOverflow => (ErrorCode::BadRequest, false),
         RefusalKind::NoModel => (ErrorCode::NoModel, false),
         RefusalKind::Overloaded => (ErrorCode::Overloaded, true),
+        RefusalKind::Deadline => (ErrorCode::Deadline, false),
         RefusalKind::Draining => (ErrorCode::Draining, true),
         RefusalKind::SlowConsumer => (ErrorCode::SlowConsumer, false),
         RefusalKind::Internal => (ErrorCode::Internal, false),

@@ -21,7 +21,8 @@ use crate::io::gateway::{ServedModel, TextModel};
 use crate::kv::BlockTables;
 use crate::request::RequestLimits;
 use crate::scheduler::SchedulerLimits;
-use crate::station::Station;
+use crate::scheduler::pace::Targets;
+use crate::station::{Station, WARM_UP_STEPS};
 use crate::tokenizer::{Tokenizer, Vocabulary};
 
 const VOCABULARY: u32 = 256;
@@ -85,7 +86,9 @@ impl Rig {
     /// Each permit in the sender lets one step go.
     fn gated() -> (Self, mpsc::Sender<()>) {
         let (permits, gate) = mpsc::channel();
-        permits.send(()).expect("the engine warms up with one step");
+        for _ in 0..WARM_UP_STEPS {
+            permits.send(()).expect("the engine warms up first");
+        }
         (Self::with_gate(Some(gate)), permits)
     }
 
@@ -94,10 +97,12 @@ impl Rig {
         let scheduler = SchedulerLimits {
             sequences_max: 4,
             queue_requests_max: 4,
+            queue_tokens_max: 4 * context_tokens_max,
             context_tokens_max,
+            step_columns_max: 64,
             kv_blocks: 8,
             end_tokens: Box::new([]),
-            inter_token_target: Duration::from_millis(50),
+            targets: [Targets::UNHURRIED; 3],
         };
         let engine = Letters {
             gate,
@@ -107,7 +112,7 @@ impl Rig {
             requests: 64,
             events: 4096,
         };
-        let handle = engine_thread::start(Station::new(scheduler, 64, engine), sizes)
+        let handle = engine_thread::start(Station::new(scheduler, engine), sizes)
             .expect("a thread can be started");
         let text = TextModel {
             served: ServedModel {
@@ -311,11 +316,11 @@ async fn what_cannot_be_served_is_refused_and_the_session_goes_on_p10() {
     let mut seen = Vec::new();
     for bad in [
         Generate {
-            deadline_ms: Some(5),
+            deadline_ms: Some(0),
             ..request(1)
         },
         Generate {
-            priority: Some(1),
+            class: Some(9),
             ..request(1)
         },
         Generate {
@@ -338,8 +343,8 @@ async fn what_cannot_be_served_is_refused_and_the_session_goes_on_p10() {
         seen.push(error.to_string());
     }
     expect_test::expect![[r"
-        BAD_REQUEST: deadline_ms has no effect on this server yet: leave it out
-        BAD_REQUEST: priority has no effect on this server yet: leave it out
+        DEADLINE: its deadline cannot be met now: allow more time, or come back later
+        BAD_REQUEST: class is 9: it is 0 (interactive), 1 (standard) or 2 (batch)
         BAD_REQUEST: request_id has 3 bytes: it must have 16
         BAD_REQUEST: the request has no prompt: send text, token_ids or chat
         NO_MODEL: no model `other` here: this box serves `letters` (or say `default`)

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::inert::Shape;
-use crate::request::{ChatMessage, Prompt};
+use crate::request::{ChatMessage, Class, Prompt};
 
 /// `"text"`, `[ids]`, or a list with one of them.
 pub(super) struct PromptField(pub(super) Prompt);
@@ -300,6 +300,26 @@ impl<'de> Deserialize<'de> for Seed {
             }
         }
         json.deserialize_any(Form)
+    }
+}
+
+/// OpenAI's names of how long a request can wait.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Tier {
+    Auto,
+    Priority,
+    Default,
+    Flex,
+}
+
+impl Tier {
+    pub(super) fn class(self) -> Class {
+        match self {
+            Self::Auto | Self::Priority => Class::Interactive,
+            Self::Default => Class::Standard,
+            Self::Flex => Class::Batch,
+        }
     }
 }
 

@@ -151,7 +151,6 @@ fn fields_without_effect_may_only_ask_for_none() {
         "response_format": {"type": "text", "strict": true} => 400 response_format: `response_format`: it has no effect yet: leave it out, or send {"type": "text"} at line 1 column 102
         "modalities": ["text", "audio"] => 400 modalities: `modalities`: it has no effect yet: leave it out, or send ["text"] at line 1 column 82
         "store": true => 400 store: `store`: it has no effect yet: leave it out, or send false at line 1 column 64
-        "service_tier": "flex" => 400 service_tier: `service_tier`: it has no effect yet: leave it out, or send "auto" or "default" at line 1 column 73
         "reasoning_effort": "low" => 400 reasoning_effort: `reasoning_effort`: it has no effect yet: leave it out, or send null at line 1 column 76
     "#]].assert_eq(&with(&[
         r#""n": 2"#,
@@ -163,7 +162,6 @@ fn fields_without_effect_may_only_ask_for_none() {
         r#""response_format": {"type": "text", "strict": true}"#,
         r#""modalities": ["text", "audio"]"#,
         r#""store": true"#,
-        r#""service_tier": "flex""#,
         r#""reasoning_effort": "low""#,
     ]));
 }
