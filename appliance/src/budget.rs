@@ -12,7 +12,7 @@ use crate::kv::{KvPool, blocks_for};
 use crate::limits::{self, KV_BLOCK_POSITIONS};
 use crate::model::Model;
 use crate::sampler::SamplerSpace;
-use crate::scheduler::{Scheduler, logits_rows_max};
+use crate::scheduler::{Event, Scheduler, events_per_call_max, logits_rows_max};
 
 /// One consumer of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,6 +40,10 @@ pub struct Budget {
     pub context_tokens_max: u32,
     /// Positions over all blocks.
     pub kv_positions: u64,
+    /// What it would take for all sequences to have the whole context at once.
+    pub full_bytes: u64,
+    /// How many they are.
+    pub sequences_max: u32,
     /// How keys and values are stored.
     #[serde(skip)]
     pub kv: KvFormat,
@@ -138,6 +142,7 @@ impl Budget {
             });
         }
         let kv_blocks = u32::try_from(affordable).unwrap_or(u32::MAX).min(most);
+        let full_bytes = fixed + u64::from(most) * with_lists;
         lines.insert(
             1,
             BudgetLine {
@@ -170,6 +175,8 @@ impl Budget {
             kv_blocks,
             context_tokens_max: context,
             kv_positions: u64::from(kv_blocks) * u64::from(KV_BLOCK_POSITIONS),
+            full_bytes,
+            sequences_max: serving.sequences_max,
             kv,
         })
     }
@@ -256,6 +263,18 @@ fn fixed_lines(
             under_way * (context * 4 + limits::STREAM_TOKENS_BUFFERED_MAX as u64 * 96),
         ),
         line(
+            "rings",
+            format!(
+                "{} events × {} B to the io thread, {} requests × {} B back",
+                ring_events(serving),
+                size_of::<Event>(),
+                2 * under_way,
+                RING_REQUEST_BYTES
+            ),
+            ring_events(serving) as u64 * size_of::<Event>() as u64
+                + 2 * under_way * RING_REQUEST_BYTES,
+        ),
+        line(
             "tokenizer",
             "4 × token texts + 160 B for each token".into(),
             4 * files.vocabulary_text_bytes + 160 * u64::from(model.dims.vocabulary),
@@ -280,6 +299,15 @@ fn fixed_lines(
         line("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
     ]
 }
+
+/// Events that the ring to the io thread holds: those of some steps, and of any one call twice.
+pub fn ring_events(serving: &ServingConfig) -> usize {
+    let call = events_per_call_max(serving.sequences_max, serving.queue_requests_max);
+    (64 * serving.sequences_max as usize + 1024).max(2 * call)
+}
+
+/// A request or cancellation in its ring, and in the channel before it.
+const RING_REQUEST_BYTES: u64 = 128;
 
 /// What a QUIC connection may hold as `io::quic` configures it: 512 KiB of receive window, two uploads of 256 KiB, 256
 /// KiB of send window, 4 KiB of writing for each of 32 answers, and 128 KiB of TLS and bookkeeping.
@@ -311,10 +339,18 @@ impl std::fmt::Display for Budget {
             ByteSize(self.total_bytes).to_string(),
             ByteSize(self.limit_bytes)
         )?;
-        write!(
+        writeln!(
             f,
             "{:<22} {:>12}  tokens in all, {} for one sequence",
             "context", self.kv_positions, self.context_tokens_max
+        )?;
+        write!(
+            f,
+            "{:<22} {:>12}  for {} sequences of {} tokens at once",
+            "full",
+            ByteSize(self.full_bytes).to_string(),
+            self.sequences_max,
+            self.context_tokens_max
         )
     }
 }

@@ -72,6 +72,12 @@ struct ServeArgs {
     /// Ceiling of all memory, like 6GiB [memory.limit].
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Tokens of one sequence, prompt and answer [serving.context_tokens_max].
+    #[arg(long, value_name = "N")]
+    context: Option<u32>,
+    /// Sequences that run at once [serving.sequences_max].
+    #[arg(long, value_name = "N")]
+    sequences: Option<u32>,
     /// Threads of the kernel team [engine.threads].
     #[arg(long, value_name = "N")]
     threads: Option<u16>,

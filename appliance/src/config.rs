@@ -95,6 +95,8 @@ pub struct ServingConfig {
     pub step_tokens_max: u32,
     /// Connections over QUIC at once. Default 64.
     pub connections_max: u32,
+    /// Text files of system prompts that are kept read for everybody: a chat that begins with one starts after it.
+    pub system_prompt_files: Vec<PathBuf>,
     /// What requests of people expect, and those that name no class. Default 500 ms, then 50 ms.
     pub interactive: TargetsConfig,
     /// What requests of programs expect. Default 5 s, then 200 ms.
@@ -144,6 +146,7 @@ impl Default for ServingConfig {
             step_tokens_max: 256,
             connections_max: 64,
             queue_tokens_max: 65_536,
+            system_prompt_files: Vec::new(),
             interactive: TargetsConfig::default(),
             standard: TargetsConfig::default(),
             batch: TargetsConfig::default(),
@@ -152,7 +155,7 @@ impl Default for ServingConfig {
 }
 
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 21] = [
+pub const KEYS: [&str; 22] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -168,6 +171,7 @@ pub const KEYS: [&str; 21] = [
     "serving.step_tokens_max",
     "serving.connections_max",
     "serving.queue_tokens_max",
+    "serving.system_prompt_files",
     "serving.interactive.ttft_ms",
     "serving.interactive.itl_ms",
     "serving.standard.ttft_ms",

@@ -4,8 +4,9 @@
     reason = "the clock, files and threads that the cores may not touch are handled here"
 )]
 
-pub mod board;
+mod board;
 pub mod engine_thread;
+pub mod exchange;
 pub mod gateway;
 pub mod http;
 pub mod quic;

@@ -40,6 +40,9 @@ pub struct KvPool {
     told: Box<[(u32, Chain)]>,
     blocks_per_sequence_max: u32,
     prefixes: PrefixIndex,
+    /// Blocks that stay: they count as held.
+    pinned: Box<[bool]>,
+    pins: u32,
 }
 
 /// Blocks that hold this many positions.
@@ -61,7 +64,9 @@ impl KvPool {
             held: vec![0; sequences as usize].into_boxed_slice(),
             reservations: vec![0; sequences as usize].into_boxed_slice(),
             reservations_made: 0,
-            told: vec![(0, Chain::start(0)); sequences as usize].into_boxed_slice(),
+            told: vec![(0, Chain::START); sequences as usize].into_boxed_slice(),
+            pinned: vec![false; blocks as usize].into_boxed_slice(),
+            pins: 0,
             blocks_per_sequence_max,
             prefixes: PrefixIndex::new(blocks),
         }
@@ -69,7 +74,7 @@ impl KvPool {
 
     /// Bytes that the pool's lists take for each block, at most, its row in a table aside.
     pub const BLOCK_BYTES: usize =
-        PrefixIndex::BLOCK_BYTES + size_of::<KvBlock>() + size_of::<u16>();
+        PrefixIndex::BLOCK_BYTES + size_of::<KvBlock>() + size_of::<u16>() + size_of::<bool>();
 
     /// Blocks in all.
     pub fn blocks(&self) -> u32 {
@@ -85,7 +90,7 @@ impl KvPool {
     /// `prompt` they have already: whole blocks, and at least one token less than the prompt, whose logits somebody
     /// must compute. `None` means that the pool cannot: the caller waits or refuses.
     ///
-    /// Only sequences with the same `salt` share.
+    /// Only sequences with the same `salt` share, and all share what is pinned.
     ///
     /// Cost: O(blocks and prompt), no allocation.
     pub fn reserve(
@@ -104,13 +109,16 @@ impl KvPool {
         );
         let start = row * self.blocks_per_sequence_max as usize;
         let (mut shared, mut idle) = (0, 0);
-        let mut chain = Chain::start(salt);
-        for (next, block) in Known::new(&self.prefixes, chain, whole_blocks(prompt)) {
-            chain = next;
+        let mut walk = Walk::new(&self.prefixes, &self.pinned, salt);
+        for tokens in whole_blocks(prompt) {
+            let Some(block) = walk.next(tokens) else {
+                break;
+            };
             self.tables[start + shared as usize] = block;
             shared += 1;
             idle += u32::from(self.holders[block as usize] == 0);
         }
+        let chain = walk.chain();
         if count - shared > self.blocks_free() - idle {
             return None;
         }
@@ -136,9 +144,38 @@ impl KvPool {
     ///
     /// Cost: O(prompt), no allocation.
     pub fn known(&self, prompt: &[u32], salt: u64) -> u32 {
-        let chain = Chain::start(salt);
-        let known = Known::new(&self.prefixes, chain, whole_blocks(prompt)).count();
-        u32::try_from(known).expect("a prompt fits its context") * KV_BLOCK_POSITIONS
+        let mut walk = Walk::new(&self.prefixes, &self.pinned, salt);
+        let known = whole_blocks(prompt)
+            .iter()
+            .map_while(|tokens| walk.next(tokens));
+        u32::try_from(known.count()).expect("a prompt fits its context") * KV_BLOCK_POSITIONS
+    }
+
+    /// Keeps the blocks at the front of a prompt that is known without a salt, for everybody and for good, as long as
+    /// one sequence of the whole context still fits beside all that is pinned. Says how many positions stay.
+    pub fn pin(&mut self, prompt: &[u32]) -> u32 {
+        let (mut chain, mut positions) = (Chain::START, 0);
+        for tokens in prompt.as_chunks().0 {
+            let next = chain.then(tokens);
+            let Some(block) = self.prefixes.find(chain, next, tokens) else {
+                break;
+            };
+            if !self.pinned[block as usize] {
+                if self.blocks() - self.pins <= self.blocks_per_sequence_max {
+                    break;
+                }
+                self.hold(block);
+                self.pinned[block as usize] = true;
+                self.pins += 1;
+            }
+            (chain, positions) = (next, positions + KV_BLOCK_POSITIONS);
+        }
+        positions
+    }
+
+    /// Blocks that are pinned.
+    pub fn blocks_pinned(&self) -> u32 {
+        self.pins
     }
 
     /// Looks once more for what of a sequence's `prompt` is known, when it has computed nothing itself yet, and gives
@@ -234,6 +271,9 @@ impl KvPool {
                 rows[block as usize] += 1;
             }
         }
+        for (rows, &pinned) in rows.iter_mut().zip(&self.pinned) {
+            *rows += u16::from(pinned);
+        }
         assert_eq!(rows[..], self.holders[..], "holders are counted");
         let held = rows.iter().filter(|&&rows| rows > 0).count();
         assert_eq!(
@@ -258,29 +298,49 @@ fn whole_blocks(prompt: &[u32]) -> &[BlockTokens] {
     prompt[..prompt.len().saturating_sub(1)].as_chunks().0
 }
 
-/// The known blocks at the front of a text, each with the chain up to its end.
-struct Known<'a> {
+/// The salt of what the operator pins.
+pub const UNSALTED: u64 = u64::MAX;
+
+/// Finds the blocks of a text one after another: first those that are pinned for all, then those of a salt.
+struct Walk<'a> {
     index: &'a PrefixIndex,
+    pinned: &'a [bool],
     chain: Chain,
-    text: std::slice::Iter<'a, BlockTokens>,
+    /// Until the first block that is not pinned.
+    salt: Option<u64>,
 }
 
-impl<'a> Known<'a> {
-    fn new(index: &'a PrefixIndex, chain: Chain, text: &'a [BlockTokens]) -> Self {
-        let text = text.iter();
-        Self { index, chain, text }
+impl<'a> Walk<'a> {
+    fn new(index: &'a PrefixIndex, pinned: &'a [bool], salt: u64) -> Self {
+        Self {
+            index,
+            pinned,
+            chain: Chain::START,
+            salt: (salt != UNSALTED).then_some(salt),
+        }
     }
-}
 
-impl Iterator for Known<'_> {
-    type Item = (Chain, KvBlock);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let tokens = self.text.next()?;
+    /// The block that has the next tokens; after `None` there is no next.
+    fn next(&mut self, tokens: &BlockTokens) -> Option<KvBlock> {
+        if let Some(salt) = self.salt {
+            let next = self.chain.then(tokens);
+            let block = self.index.find(self.chain, next, tokens);
+            if let Some(block) = block.filter(|&block| self.pinned[block as usize]) {
+                self.chain = next;
+                return Some(block);
+            }
+            self.chain = self.chain.salted(salt);
+            self.salt = None;
+        }
         let next = self.chain.then(tokens);
         let block = self.index.find(self.chain, next, tokens)?;
         self.chain = next;
-        Some((next, block))
+        Some(block)
+    }
+
+    /// The chain that the next block follows.
+    fn chain(&self) -> Chain {
+        self.salt.map_or(self.chain, |salt| self.chain.salted(salt))
     }
 }
 

@@ -41,14 +41,14 @@ pub enum Class {
     Batch,
 }
 
-impl Class {
-    /// All, the most urgent first.
-    pub const ALL: [Self; 3] = [Self::Interactive, Self::Standard, Self::Batch];
-}
-
 /// Who shares beginnings of prompts, and gets a fair part of the box: 0 is everybody who did not say who they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Tenant(pub u64);
+
+impl Tenant {
+    /// Whose prompts may be pinned for all.
+    pub const OPERATOR: Self = Self(crate::kv::UNSALTED);
+}
 
 /// The forms in which a prompt may come.
 #[derive(Debug, Clone, PartialEq)]

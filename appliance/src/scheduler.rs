@@ -144,6 +144,8 @@ pub struct Occupancy {
     pub kv_blocks_free: u32,
     /// All KV blocks.
     pub kv_blocks: u32,
+    /// Those that hold what the operator pinned.
+    pub kv_blocks_pinned: u32,
     /// What the last refusal said.
     pub retry_after_ms: u64,
 }
@@ -195,6 +197,8 @@ pub struct Scheduler {
     outlooks: Vec<Outlook>,
     /// The earliest deadline there may be.
     next_deadline: Option<Duration>,
+    /// The head of the queue that found too few blocks, and how many were free then.
+    short: Option<(RequestId, u32)>,
     retry_after_ms: u64,
     totals: Totals,
 }
@@ -282,11 +286,15 @@ impl Scheduler {
                 limits.sequences_max,
                 limits.context_tokens_max,
             ),
-            events: VecDeque::with_capacity(events_per_call_max(&limits)),
+            events: VecDeque::with_capacity(events_per_call_max(
+                limits.sequences_max,
+                limits.queue_requests_max,
+            )),
             tenants: Tenants::default(),
             answers: AnswerLength::default(),
             outlooks: Vec::with_capacity(queue + sequences + 1),
             next_deadline: None,
+            short: None,
             retry_after_ms: 0,
             totals: Totals::default(),
             limits,
@@ -311,7 +319,7 @@ impl Scheduler {
 
     /// Most events that one call adds; the caller keeps this much room before each.
     pub fn events_per_call_max(&self) -> usize {
-        events_per_call_max(&self.limits)
+        events_per_call_max(self.limits.sequences_max, self.limits.queue_requests_max)
     }
 
     /// Ends a request wherever it is; unknown ids are requests that ended on their own in the meantime.
@@ -325,6 +333,12 @@ impl Scheduler {
             let sequence = u32::try_from(sequence).expect("at most sequences_max");
             self.end(now, sequence, Outcome::Cancelled);
         }
+    }
+
+    /// Keeps the beginning of a prompt that [`Tenant::OPERATOR`](crate::request::Tenant::OPERATOR) has run, for
+    /// everybody and for good. Says how many of its tokens are kept.
+    pub fn pin(&mut self, prompt: &[u32]) -> u32 {
+        self.kv.pin(prompt)
     }
 
     /// The next thing that happened.
@@ -344,6 +358,7 @@ impl Scheduler {
             queued: u32::try_from(self.queue.len()).expect("bounded"),
             kv_blocks_free: self.kv.blocks_free(),
             kv_blocks: self.kv.blocks(),
+            kv_blocks_pinned: self.kv.blocks_pinned(),
             retry_after_ms: self.retry_after_ms,
         }
     }
@@ -370,7 +385,7 @@ impl Scheduler {
         assert_eq!(tokens, self.queue_tokens, "tokens that wait are counted");
         if self.order.is_empty() {
             assert_eq!(
-                self.kv.blocks_free(),
+                self.kv.blocks_free() + self.kv.blocks_pinned(),
                 self.kv.blocks(),
                 "nobody runs, nobody holds"
             );
@@ -424,10 +439,10 @@ impl Scheduler {
 
 /// A step adds at most Started and Ended for each sequence and a Token for each row of logits; deadlines may end all at
 /// once.
-fn events_per_call_max(limits: &SchedulerLimits) -> usize {
-    let sequences = limits.sequences_max as usize;
-    let waiting = limits.queue_requests_max as usize + 2 * sequences;
-    2 * sequences + waiting + logits_rows_max(limits.sequences_max)
+pub fn events_per_call_max(sequences_max: u32, queue_requests_max: u32) -> usize {
+    let sequences = sequences_max as usize;
+    let waiting = queue_requests_max as usize + 2 * sequences;
+    2 * sequences + waiting + logits_rows_max(sequences_max)
 }
 
 fn timings_of(request: &Request, now: Duration) -> Timings {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::engine::{Engine, StepPlan};
-use crate::request::{RequestId, Submission};
+use crate::request::{RequestId, Submission, Tenant};
 use crate::sampler::{Drawing, SamplerSpace};
 use crate::scheduler::{Event, Occupancy, Outcome, Scheduler, SchedulerLimits, Totals};
 
@@ -69,21 +69,38 @@ impl<E: Engine> Station<E> {
                 ignore_eos: true,
                 ..Submission::new(RequestId(0), vec![0; columns], 1)
             };
-            let now = clock();
-            self.handle_submit(now, now, Box::new(submission));
-            while self.step(clock) == StepOutcome::Worked {}
-            let ended = |event| match event {
-                Event::Ended { outcome, .. } => Some(outcome),
-                _ => None,
-            };
-            let outcome = std::iter::from_fn(|| self.poll_event()).find_map(ended);
-            assert_eq!(
-                outcome,
-                Some(Outcome::Length),
-                "one token was asked for and drawn"
-            );
-            while self.poll_event().is_some() {}
+            self.run_alone(submission, clock);
         }
+    }
+
+    /// Runs a request before anybody is served.
+    fn run_alone(&mut self, submission: Submission, clock: &mut dyn FnMut() -> Duration) {
+        let now = clock();
+        self.handle_submit(now, now, Box::new(submission));
+        while self.step(clock) == StepOutcome::Worked {}
+        let ended = |event| match event {
+            Event::Ended { outcome, .. } => Some(outcome),
+            _ => None,
+        };
+        let outcome = std::iter::from_fn(|| self.poll_event()).find_map(ended);
+        assert_eq!(
+            outcome,
+            Some(Outcome::Length),
+            "one token was asked for and drawn"
+        );
+        while self.poll_event().is_some() {}
+    }
+
+    /// Runs a prompt once and keeps its blocks, for everybody and for good: whoever begins the same way starts after
+    /// it. Before anybody else comes. Says how many of its tokens are kept: whole blocks, while the pool has room.
+    pub fn pin(&mut self, prompt: &[u32], clock: &mut dyn FnMut() -> Duration) -> u32 {
+        let submission = Submission {
+            ignore_eos: true,
+            tenant: Tenant::OPERATOR,
+            ..Submission::new(RequestId(0), prompt.to_vec(), 1)
+        };
+        self.run_alone(submission, clock);
+        self.scheduler.pin(prompt)
     }
 
     /// A new request, which arrived some time ago.
@@ -143,6 +160,12 @@ impl<E: Engine> Station<E> {
     /// Most events that one call adds.
     pub fn events_per_call_max(&self) -> usize {
         self.scheduler.events_per_call_max()
+    }
+
+    /// Whether nobody runs and nobody waits.
+    pub fn is_idle(&self) -> bool {
+        let occupancy = self.occupancy();
+        occupancy.sequences == 0 && occupancy.queued == 0
     }
 
     /// Numbers of the moment.

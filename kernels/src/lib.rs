@@ -14,6 +14,9 @@
 //!  quant      what a block means: unpack, quantize, random rows
 //! ```
 //!
+//! `heap` is beside all that: it proves that threads which took their memory at start take no more, the team's
+//! included.
+//!
 //! `docs/kernels.md` has layouts, error bounds and measurements.
 
 #![allow(
@@ -36,6 +39,7 @@ mod avx512;
 mod disjoint;
 mod dispatch;
 mod floats;
+pub mod heap;
 pub mod isa;
 #[cfg(target_arch = "aarch64")]
 mod neon;

@@ -220,6 +220,7 @@ impl Shared {
 
     fn serve(&self, worker: Worker) {
         let _abort = AbortOnPanic;
+        let _guard = crate::heap::guard();
         let mut epoch = 0;
         loop {
             epoch = self.wait_past(epoch);

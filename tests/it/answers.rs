@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use outstation_client::{ClientOptions, Event, Session, Trust};
-use outstation_wire::frame::{Generate, Prompt, Sampling};
+use outstation_wire::frame::{Class, Generate, Prompt, Sampling};
 use serde_json::{Value, json};
 
 use crate::server::{Server, exchange, get, post, post_text};
@@ -24,7 +24,9 @@ fn prompt(client: usize) -> String {
 
 fn completion(client: usize) -> Value {
     json!({
-        "model": "demo", "prompt": prompt(client), "max_tokens": TOKENS, "temperature": 0, "ignore_eos": true, "stream": true
+        "model": "demo", "prompt": prompt(client), "max_tokens": TOKENS, "temperature": 0, "ignore_eos": true, "stream": true,
+        // A crowd that waits: nobody is refused for being late.
+        "service_tier": "flex"
     })
 }
 
@@ -58,6 +60,7 @@ fn generate(client: usize) -> Generate {
     Generate {
         request_id: vec![u8::try_from(client).unwrap(); 16],
         prompt: Some(Prompt::Text(prompt(client))),
+        class: Some(Class::Batch.into()),
         max_tokens: Some(TOKENS),
         ignore_eos: true,
         sampling: Some(Sampling {

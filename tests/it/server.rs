@@ -103,13 +103,18 @@ impl Server {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// Waits until nothing runs and nothing waits, and checks that every KV block came back.
+    /// Waits until nothing runs and nothing waits, and checks that every KV block came back, and that the process is no
+    /// larger than it said.
     pub(crate) fn assert_idle_and_whole(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let status = self.status();
             if status["sequences"] == 0 && status["queued"] == 0 {
                 assert_eq!(status["kv_blocks_free"], status["kv_blocks"], "{status}");
+                let bytes = |name: &str| status[name].as_u64().unwrap();
+                let (resident, planned) = ("memory_resident_bytes", "memory_planned_bytes");
+                assert!(bytes(resident) <= bytes(planned), "{status}");
+                assert_eq!(status["guarded_heap_uses"], 0, "{status}");
                 return;
             }
             assert!(Instant::now() < deadline, "still busy: {status}");

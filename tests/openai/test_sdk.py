@@ -66,6 +66,21 @@ def chat_stream(api):
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+def several_answers(api):
+    """They are drawn apart, and their prompt is read once."""
+    asked = dict(model=api.served, max_tokens=8, temperature=1, seed=7, n=3)
+    whole = api.completions.create(prompt="Once upon a time " * 30, **asked)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len({choice.text for choice in whole.choices}) > 1, whole.choices
+    streamed = {0: "", 1: "", 2: ""}
+    for chunk in api.completions.create(prompt="Once upon a time " * 30, stream=True, **asked):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == {choice.index: choice.text for choice in whole.choices}
+    tiers = api.chat.completions.create(model=api.served, messages=MESSAGES, max_tokens=4, service_tier="flex")
+    assert tiers.usage.completion_tokens <= 4
+
+
 def completions(api):
     asked = dict(model=api.served, max_tokens=8, temperature=0, seed=7)
     answer = api.completions.create(prompt="Once upon", **asked)
@@ -89,7 +104,7 @@ def errors(api):
         return lambda: api.chat.completions.create(**{"model": api.served, "messages": MESSAGES, **fields})
 
     for fields, param in [
-        ({"n": 2}, "n"),
+        ({"n": 99}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"temperature": 1e9}, "temperature"),
@@ -121,7 +136,7 @@ def main():
     url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OUTSTATION_URL", "http://127.0.0.1:8080")
     api = client(url)
     api.served = api.models.list().data[0].id
-    for check in [models, chat, chat_stream, completions, vllm_fields, errors, leaving]:
+    for check in [models, chat, chat_stream, several_answers, completions, vllm_fields, errors, leaving]:
         try:
             check(api)
         except (AssertionError, openai.OpenAIError) as error:

@@ -23,7 +23,8 @@ impl Truth {
             RequestId(self.requests.len() as u64),
             "ids are indexes"
         );
-        self.requests.push(Request::new(arrived, submission));
+        self.requests
+            .push(Request::new(arrived, self.model, submission));
     }
 
     /// Takes one event of a call.
@@ -174,6 +175,7 @@ impl Truth {
         );
         request.tokens.push(token);
         request.first_token.get_or_insert(self.now);
+        request.last_token = Some(self.now);
         assert!(
             request.tokens.len() <= request.submission.tokens_max as usize,
             "request {id}: tokens_max"

@@ -20,23 +20,61 @@ use crate::truth::{Phase, Truth};
 pub(crate) struct Simulation {
     station: Station<SimEngine>,
     truth: Rc<RefCell<Truth>>,
-    /// What was counted before anybody came.
+    /// What the station counted before anybody came.
     warm: StepTotals,
+    /// What stations with other models counted.
+    before: StepTotals,
+    vocabulary: u32,
+}
+
+fn warm_station(
+    truth: &Rc<RefCell<Truth>>,
+    limits: SchedulerLimits,
+    vocabulary: u32,
+) -> (Station<SimEngine>, StepTotals) {
+    let model = truth.borrow().model;
+    let engine = SimEngine::new(Rc::clone(truth), model, vocabulary);
+    let mut station = Station::new(limits, engine);
+    station.warm_up(&mut || truth.borrow().now);
+    truth.borrow_mut().warms_up = false;
+    let totals = station.totals();
+    (station, totals)
 }
 
 impl Simulation {
-    fn new(traffic: &Traffic, limits: SchedulerLimits, noise: Random) -> Self {
-        let truth = Rc::new(RefCell::new(Truth::new(limits.clone(), noise)));
-        let engine = SimEngine::new(Rc::clone(&truth), traffic.model, traffic.vocabulary);
-        let mut station = Station::new(limits, engine);
-        station.warm_up(&mut || truth.borrow().now);
-        truth.borrow_mut().warms_up = false;
-        let warm = station.totals();
+    fn new(vocabulary: u32, model: u64, limits: SchedulerLimits, noise: Random) -> Self {
+        let truth = Rc::new(RefCell::new(Truth::new(limits.clone(), model, noise)));
+        let (station, warm) = warm_station(&truth, limits, vocabulary);
         Self {
             station,
             truth,
             warm,
+            before: StepTotals::default(),
+            vocabulary,
         }
+    }
+
+    /// Finishes what was taken, and goes on with another model.
+    fn change_model(&mut self, model: u64) {
+        self.settle();
+        self.before = self.totals();
+        let limits = {
+            let mut truth = self.truth.borrow_mut();
+            (truth.warms_up, truth.model) = (true, model);
+            truth.limits.clone()
+        };
+        (self.station, self.warm) = warm_station(&self.truth, limits, self.vocabulary);
+    }
+
+    /// What all stations counted, their warm-ups aside.
+    fn totals(&self) -> StepTotals {
+        let (now, warm, mut totals) = (self.station.totals(), self.warm, self.before);
+        totals.generated_tokens += now.generated_tokens - warm.generated_tokens;
+        totals.prompt_tokens += now.prompt_tokens - warm.prompt_tokens;
+        totals.scheduler.preempted += now.scheduler.preempted;
+        totals.scheduler.guessed += now.scheduler.guessed;
+        totals.scheduler.guessed_right += now.scheduler.guessed_right;
+        totals
     }
 
     fn now(&self) -> Duration {
@@ -73,11 +111,12 @@ impl Simulation {
         let truth = self.truth.borrow();
         let idle = outcome == StepOutcome::Idle;
         assert!(!idle || truth.live.is_empty(), "idle with {:?}", truth.live);
-        let totals = self.station.totals();
-        let draws = totals.generated_tokens - self.warm.generated_tokens;
-        assert_eq!(draws, truth.draws, "tokens drawn");
-        let prompts = totals.prompt_tokens - self.warm.prompt_tokens;
-        assert_eq!(prompts, truth.prompt_columns, "prompt tokens run");
+        let totals = self.totals();
+        assert_eq!(totals.generated_tokens, truth.draws, "tokens drawn");
+        assert_eq!(
+            totals.prompt_tokens, truth.prompt_columns,
+            "prompt tokens run"
+        );
         outcome
     }
 
@@ -136,7 +175,7 @@ pub(crate) fn run(seed: u64, tally: &mut Tally) {
     let traffic = Traffic::new(&mut random);
     let noise = Random::new(random.any());
     let limits = traffic.limits.clone();
-    let mut simulation = Simulation::new(&traffic, limits, noise);
+    let mut simulation = Simulation::new(traffic.vocabulary, traffic.model, limits, noise);
     let mut next_arrival = Duration::ZERO;
     for _ in 0..traffic.turns {
         if next_arrival <= simulation.now() {
@@ -150,13 +189,17 @@ pub(crate) fn run(seed: u64, tally: &mut Tally) {
         if random.chance(traffic.cancels_percent) {
             cancel_somebody(&mut simulation, &mut random, tally);
         }
+        if random.chance(traffic.switches_percent) {
+            simulation.change_model(random.any());
+            tally.changes_of_model += 1;
+        }
         if simulation.step() == StepOutcome::Idle {
             let mut truth = simulation.truth.borrow_mut();
             truth.now = truth.now.max(next_arrival);
         }
     }
     simulation.settle();
-    tally.count_truth(&simulation.truth.borrow(), simulation.station.totals());
+    tally.count_truth(&simulation.truth.borrow(), simulation.totals());
     check_alone(&simulation.truth.borrow(), &traffic, &mut random);
 }
 
@@ -205,7 +248,7 @@ fn check_alone(crowd: &Truth, traffic: &Traffic, random: &mut Random) {
             ..traffic.limits.clone()
         };
         let noise = Random::new(random.any());
-        let mut alone = Simulation::new(traffic, limits, noise);
+        let mut alone = Simulation::new(traffic.vocabulary, request.model, limits, noise);
         let unhurried = Submission {
             deadline: None,
             ..again(&request.submission, RequestId(0))

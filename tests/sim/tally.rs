@@ -29,6 +29,7 @@ pub(crate) struct Tally {
     guesses_right: u64,
     first_tokens_in_time: u64,
     first_tokens_late: u64,
+    pub(crate) changes_of_model: u64,
 }
 
 impl Tally {
@@ -110,6 +111,7 @@ impl Tally {
             self.made_room,
             self.guesses,
             self.guesses_right,
+            self.changes_of_model,
         ];
         assert!(counts.iter().all(|&count| count > 0), "{self:#?}");
     }

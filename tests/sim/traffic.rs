@@ -33,6 +33,8 @@ pub(crate) struct Traffic {
     tenants: u64,
     /// Requests in a hundred that have a deadline.
     deadlines_percent: u32,
+    /// Turns in a hundred after which the model is changed.
+    pub(crate) switches_percent: u32,
 }
 
 impl Traffic {
@@ -85,7 +87,8 @@ impl Traffic {
                 ],
             ]),
             tenants: random.pick(&[1, 1, 3, 100]),
-            deadlines_percent: random.pick(&[0, 0, 20]),
+            deadlines_percent: random.pick(&[0, 0, 20, 100]),
+            switches_percent: random.pick(&[0, 0, 2]),
         }
     }
 

@@ -59,12 +59,16 @@ pub(crate) struct Truth {
     noise: Random,
     /// Nobody is served yet.
     pub(crate) warms_up: bool,
+    /// Seed of the model that is served.
+    pub(crate) model: u64,
 }
 
 /// One request's life.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) submission: Submission,
+    /// Seed of the model that answers it.
+    pub(crate) model: u64,
     pub(crate) phase: Phase,
     pub(crate) arrived: Duration,
     pub(crate) queue: Duration,
@@ -72,6 +76,7 @@ pub(crate) struct Request {
     pub(crate) due: Duration,
     pub(crate) turn: Duration,
     pub(crate) first_token: Option<Duration>,
+    pub(crate) last_token: Option<Duration>,
     /// It has a row.
     pub(crate) runs: bool,
     /// A step carried it since it got its row.
@@ -95,15 +100,17 @@ pub(crate) enum Phase {
 }
 
 impl Request {
-    pub(crate) fn new(arrived: Duration, submission: Submission) -> Self {
+    pub(crate) fn new(arrived: Duration, model: u64, submission: Submission) -> Self {
         Self {
             submission,
+            model,
             phase: Phase::Submitted,
             arrived,
             queue: Duration::ZERO,
             due: Duration::ZERO,
             turn: Duration::ZERO,
             first_token: None,
+            last_token: None,
             runs: false,
             begun: false,
             cached: 0,
@@ -142,7 +149,7 @@ impl Request {
 }
 
 impl Truth {
-    pub(crate) fn new(limits: SchedulerLimits, noise: Random) -> Self {
+    pub(crate) fn new(limits: SchedulerLimits, model: u64, noise: Random) -> Self {
         Self {
             rows: vec![None; limits.sequences_max as usize],
             limits,
@@ -161,6 +168,7 @@ impl Truth {
             steps: 0,
             noise,
             warms_up: true,
+            model,
         }
     }
 
@@ -209,6 +217,22 @@ impl Truth {
         self.limits.targets[class as usize]
             .itl
             .max(step_time(1) * 2)
+    }
+
+    /// The gap that a stream allows: a target, and half of one more if it is as far ahead.
+    fn gap(&self, id: usize) -> Duration {
+        let request = &self.requests[id];
+        // The scheduler knows what a step takes from steps with noise.
+        let noise = Duration::from_micros(NOISE_US.into());
+        let itl = self
+            .itl(request.submission.class)
+            .max((step_time(1) + noise) * 2);
+        let (Some(first), Some(last)) = (request.first_token, request.last_token) else {
+            return itl;
+        };
+        let gaps = u32::try_from(request.tokens.len()).expect("few") - 1;
+        let ahead = (first + itl * gaps).saturating_sub(last);
+        itl + ahead.min(itl / 2)
     }
 
     /// Whether another request may run beside those that do, for certain (`sure` above 1), or at all (below).
@@ -382,10 +406,7 @@ impl Truth {
             guesses == 0 || streams <= SPECULATIVE_COLUMNS_MAX && !reads,
             "{guesses} guesses in a step with something else to do"
         );
-        let classes = decodes
-            .iter()
-            .map(|&(id, _)| self.requests[id].submission.class);
-        let tightest = classes.map(|class| self.itl(class)).min();
+        let tightest = decodes.iter().map(|&(id, _)| self.gap(id)).min();
         self.check_time(plan.columns().len(), streams, tightest);
         self.check_prompts_in_order(plan, streams, tightest);
         self.steps += 1;
@@ -510,6 +531,7 @@ impl Truth {
             // Beginnings that several hold count once.
             kv_blocks_free: seen.kv_blocks_free,
             kv_blocks: self.limits.kv_blocks,
+            kv_blocks_pinned: 0,
             retry_after_ms: seen.retry_after_ms,
         };
         assert_eq!(seen, expected, "occupancy");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use outstation_client::{
-    Chat, ChatMessage, ClientError, ClientOptions, Done, ErrorCode, Event, Generate, Generation,
-    Prompt, Sampling, Session, Trust,
+    Chat, ChatMessage, Class, ClientError, ClientOptions, Done, ErrorCode, Event, Generate,
+    Generation, Prompt, Sampling, Session, Trust,
 };
 
 use super::exit::{self, Failure};
@@ -40,12 +40,37 @@ pub(super) struct AskArgs {
     /// Seed of the draw.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// How long it can wait.
+    #[arg(long, value_enum, default_value_t)]
+    class: AskClass,
+    /// Milliseconds after which the answer is worthless.
+    #[arg(long, value_name = "MS")]
+    deadline_ms: Option<u32>,
     /// The prompt is continued as it is, without the model's chat template.
     #[arg(long)]
     raw: bool,
     /// Print TTFT, TPOT and the box's own times to stderr.
     #[arg(long)]
     stats: bool,
+}
+
+/// The protocol's classes.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum AskClass {
+    #[default]
+    Interactive,
+    Standard,
+    Batch,
+}
+
+impl AskClass {
+    fn class(self) -> Class {
+        match self {
+            Self::Interactive => Class::Interactive,
+            Self::Standard => Class::Standard,
+            Self::Batch => Class::Batch,
+        }
+    }
 }
 
 pub(super) fn ask(args: &AskArgs) -> Result<(), Failure> {
@@ -90,6 +115,8 @@ fn request(args: &AskArgs) -> Generate {
         model: args.model.clone().unwrap_or_default(),
         prompt: Some(prompt),
         max_tokens: Some(args.tokens),
+        class: Some(args.class.class().into()),
+        deadline_ms: args.deadline_ms,
         sampling: Some(Sampling {
             temperature: args.temperature,
             seed: args.seed,

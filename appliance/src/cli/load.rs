@@ -17,7 +17,7 @@ use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::io::weights;
 use crate::limits::TOKENIZER_JSON_BYTES_MAX;
 use crate::model::Model;
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Tokenizer, Vocabulary, VocabularyError};
 
 /// Seed of the demo model.
@@ -147,6 +147,30 @@ fn parse(
         template,
         sizes,
     })
+}
+
+/// The tokens with which every chat begins whose first message is this system prompt: what two such chats have in
+/// common.
+pub(super) fn system_prompt(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    template: &Result<ChatTemplate, String>,
+) -> Result<Vec<u32>, Failure> {
+    let bad = |message: String| Failure::new(exit::CONFIG, message).at(path.display());
+    let text = read_text(path)?;
+    let template = template.as_ref().map_err(|why| bad(why.clone()))?;
+    let chat = |content| {
+        let message = |role, content| Message { role, content };
+        let messages = [message("system", text.trim_end()), message("user", content)];
+        let ids = template.prompt_ids(tokenizer, &messages, 0);
+        ids.map_err(|error| bad(error.to_string()))
+    };
+    let (one, other) = (chat("a")?, chat("1")?);
+    let common = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
+    if common == 0 {
+        return Err(bad("the chat template writes nothing of it".to_owned()));
+    }
+    Ok(one[..common].to_vec())
 }
 
 /// Plans the memory of serving this model.

@@ -13,7 +13,7 @@ use super::ServeArgs;
 use super::exit::{self, Failure};
 use super::load::{self, Loaded};
 use super::settings;
-use crate::budget::Budget;
+use crate::budget::{self, Budget};
 use crate::config::Config;
 use crate::io::engine_thread::{self, RingSizes};
 use crate::io::gateway::{self, Gateway, ServedModel, TextModel};
@@ -157,12 +157,31 @@ fn start_engine(
         end_tokens: tokenizer.ends_generation().into(),
         targets: serving.targets(),
     };
-    let station = Station::new(scheduler, engine);
+    let mut station = Station::new(scheduler, engine);
+    for path in &serving.system_prompt_files {
+        let prompt = load::system_prompt(path, &tokenizer, &template)?;
+        if prompt.len() >= budget.context_tokens_max as usize {
+            let message = format!(
+                "{} has {} tokens, the context {}: shorten it, or raise serving.context_tokens_max",
+                path.display(),
+                prompt.len(),
+                budget.context_tokens_max
+            );
+            return Err(Failure::new(exit::CONFIG, message));
+        }
+        let started = Instant::now();
+        let kept = station.pin(&prompt, &mut || started.elapsed());
+        tracing::info!(
+            "{}: {kept} of {} tokens are kept for all",
+            path.display(),
+            prompt.len()
+        );
+    }
     let sizes = RingSizes {
         requests: gateway::commands_max(under_way),
-        events: (64 * serving.sequences_max as usize + 1024).max(2 * station.events_per_call_max()),
+        events: budget::ring_events(serving),
     };
-    let handle = engine_thread::start(station, sizes)
+    let (handle, _) = engine_thread::start(station, sizes)
         .map_err(|e| Failure::io("cannot start the engine thread", e))?;
     let created = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -178,6 +197,7 @@ fn start_engine(
             tokenizer,
             template,
             limits,
+            planned_bytes: budget.total_bytes,
         },
         handle,
     ))

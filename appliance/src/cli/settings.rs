@@ -45,6 +45,8 @@ fn apply_flags(config: &mut Config, args: &ServeArgs) {
     if let Some(kv) = &args.kv {
         config.engine.kv = Some(kv.clone());
     }
+    config.serving.context_tokens_max = args.context.or(config.serving.context_tokens_max);
+    config.serving.sequences_max = args.sequences.unwrap_or(config.serving.sequences_max);
     config.engine.threads = args.threads.or(config.engine.threads);
 }
 

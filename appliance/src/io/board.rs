@@ -16,6 +16,7 @@ pub struct Board {
     queued: AtomicU64,
     kv_blocks_free: AtomicU64,
     kv_blocks: AtomicU64,
+    kv_blocks_pinned: AtomicU64,
     retry_after_ms: AtomicU64,
     preempted: AtomicU64,
     guessed_tokens: AtomicU64,
@@ -31,7 +32,7 @@ pub struct Board {
 /// A copy of the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct BoardReading {
-    /// A token was really decoded since start.
+    /// Tokens were really decoded with what is served.
     pub ready: bool,
     /// Sequences that run.
     pub sequences: u64,
@@ -41,6 +42,8 @@ pub struct BoardReading {
     pub kv_blocks_free: u64,
     /// All KV blocks.
     pub kv_blocks: u64,
+    /// Those that hold what the operator pinned.
+    pub kv_blocks_pinned: u64,
     /// Milliseconds after which the last request that was refused should come back.
     pub retry_after_ms: u64,
     /// Batch sequences that made room for others since start.
@@ -64,14 +67,18 @@ pub struct BoardReading {
 }
 
 impl Board {
-    pub(super) fn set_ready(&self) {
-        self.ready.store(true, Ordering::Release);
+    pub(super) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
     }
 
     pub(super) fn publish(&self, occupancy: Occupancy, totals: StepTotals) {
         let put = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Release);
         put(&self.kv_blocks_free, u64::from(occupancy.kv_blocks_free));
         put(&self.kv_blocks, u64::from(occupancy.kv_blocks));
+        put(
+            &self.kv_blocks_pinned,
+            u64::from(occupancy.kv_blocks_pinned),
+        );
         put(&self.retry_after_ms, occupancy.retry_after_ms);
         let scheduler = totals.scheduler;
         put(&self.preempted, scheduler.preempted);
@@ -88,7 +95,7 @@ impl Board {
         put(&self.sequences, u64::from(occupancy.sequences));
     }
 
-    /// Whether a token was really decoded since start.
+    /// Whether tokens were really decoded with what is served.
     pub fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
@@ -102,6 +109,7 @@ impl Board {
             queued: get(&self.queued),
             kv_blocks_free: get(&self.kv_blocks_free),
             kv_blocks: get(&self.kv_blocks),
+            kv_blocks_pinned: get(&self.kv_blocks_pinned),
             retry_after_ms: get(&self.retry_after_ms),
             preempted: get(&self.preempted),
             guessed_tokens: get(&self.guessed_tokens),

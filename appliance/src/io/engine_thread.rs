@@ -1,19 +1,21 @@
 //! The engine thread: a plain synchronous loop that owns scheduler, KV pool, model and samplers.
 //!
 //! Two fixed rings connect it with the io thread: requests and cancellations in, events out. It sees token ids only,
-//! never text, and takes no lock. When there is nothing to do it parks; whoever puts something into its ring unparks
-//! it.
+//! never text, and takes no lock while it serves. When there is nothing to do it parks; whoever puts something into its
+//! ring unparks it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use outstation_kernels::heap::{self, OnUse};
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 use tokio::sync::Notify;
 
 use super::board::Board;
+use super::exchange::Exchange;
 use crate::engine::Engine;
 use crate::request::{RequestId, Submission};
 use crate::scheduler::Event;
@@ -31,6 +33,8 @@ pub enum ToEngine {
     },
     /// Its client left.
     Cancel(RequestId),
+    /// Finish what you have, then give your station out.
+    HandOver,
 }
 
 /// The io thread's ends of the rings.
@@ -76,7 +80,7 @@ pub struct RingSizes {
 pub fn start<E: Engine + Send + 'static>(
     station: Station<E>,
     sizes: RingSizes,
-) -> std::io::Result<EngineHandle> {
+) -> std::io::Result<(EngineHandle, Exchange<E>)> {
     assert!(
         sizes.events >= 2 * station.events_per_call_max(),
         "a step's events fit twice"
@@ -87,25 +91,30 @@ pub fn start<E: Engine + Send + 'static>(
     let board = Arc::new(Board::default());
     let stop = Arc::new(AtomicBool::new(false));
     let mut engine = EngineLoop {
-        station,
         requests: requests_in,
         events: events_out,
         bell: bell.clone(),
         board: board.clone(),
         stop: stop.clone(),
         started: Instant::now(),
+        hands_over: false,
     };
+    let exchange = Exchange::new();
+    let engine_side = exchange.clone();
     let join = thread::Builder::new()
         .name("engine".into())
         .spawn(move || {
-            let started = engine.started;
-            engine.station.warm_up(&mut || started.elapsed());
-            engine.board.set_ready();
-            engine.bell.notify_one();
-            engine.run();
+            let mut next = Some(Box::new(station));
+            while let Some(mut station) = next {
+                next = match engine.serve(&mut station) {
+                    Pause::Stop => None,
+                    Pause::HandOver => engine_side.hand_over(station, &engine.stop),
+                };
+            }
+            engine_side.stop();
         })?;
     let thread = join.thread().clone();
-    Ok(EngineHandle {
+    let handle = EngineHandle {
         requests,
         events,
         bell,
@@ -113,40 +122,68 @@ pub fn start<E: Engine + Send + 'static>(
         thread,
         stop,
         join,
-    })
+    };
+    Ok((handle, exchange))
 }
 
-struct EngineLoop<E> {
-    station: Station<E>,
+/// Why the loop left off.
+enum Pause {
+    Stop,
+    HandOver,
+}
+
+struct EngineLoop {
     requests: HeapCons<ToEngine>,
     events: HeapProd<Event>,
     bell: Arc<Notify>,
     board: Arc<Board>,
     stop: Arc<AtomicBool>,
     started: Instant,
+    /// It was asked to give its station out.
+    hands_over: bool,
 }
 
-impl<E: Engine> EngineLoop<E> {
-    fn run(&mut self) {
+impl EngineLoop {
+    /// Serves with a station until there is a reason to leave off.
+    fn serve<E: Engine>(&mut self, station: &mut Station<E>) -> Pause {
+        let started = self.started;
+        station.warm_up(&mut || started.elapsed());
+        let guard = heap::guard();
+        heap::arm(ON_HEAP_USE);
+        self.board.set_ready(true);
+        self.bell.notify_one();
+        let pause = self.run(station);
+        drop(guard);
+        self.board.set_ready(false);
+        pause
+    }
+
+    fn run<E: Engine>(&mut self, station: &mut Station<E>) -> Pause {
+        let room = station.events_per_call_max();
         while !self.stop.load(Ordering::Acquire) {
             let mut outcome = StepOutcome::Idle;
-            if self.has_room() {
-                outcome = self.turn();
+            if self.has_room(room) {
+                outcome = self.turn(station, room);
             }
-            self.board
-                .publish(self.station.occupancy(), self.station.totals());
-            let blocked = self.requests.is_empty() || !self.has_room();
-            if outcome == StepOutcome::Idle && blocked {
+            self.board.publish(station.occupancy(), station.totals());
+            let idle = outcome == StepOutcome::Idle;
+            if idle && self.hands_over && station.is_idle() {
+                self.hands_over = false;
+                return Pause::HandOver;
+            }
+            let blocked = self.requests.is_empty() || !self.has_room(room);
+            if idle && blocked {
                 // An unpark between the check and here makes this return at once. Both rings' other ends unpark: who
                 // puts a request in, and who takes events out.
                 thread::park_timeout(IDLE_LOOK);
             }
         }
+        Pause::Stop
     }
 
     /// Takes what came in, runs a step, passes on what happened.
-    fn turn(&mut self) -> StepOutcome {
-        while self.has_room() {
+    fn turn<E: Engine>(&mut self, station: &mut Station<E>, room: usize) -> StepOutcome {
+        while self.has_room(room) {
             let Some(request) = self.requests.try_pop() else {
                 break;
             };
@@ -158,29 +195,31 @@ impl<E: Engine> EngineLoop<E> {
                 } => {
                     // A clock that both threads read: what came before the start came at the start.
                     let arrived = arrived.saturating_duration_since(self.started).min(now);
-                    self.station.handle_submit(now, arrived, submission);
+                    station.handle_submit(now, arrived, submission);
                 }
-                ToEngine::Cancel(id) => self.station.handle_cancel(now, id),
+                ToEngine::Cancel(id) => station.handle_cancel(now, id),
+                ToEngine::HandOver => self.hands_over = true,
             }
-            self.pass_events();
+            self.pass_events(station);
             self.bell.notify_one();
         }
-        if !self.has_room() {
+        if !self.has_room(room) {
             return StepOutcome::Idle;
         }
         let started = self.started;
-        let outcome = self.station.step(&mut || started.elapsed());
-        self.pass_events();
+        let outcome = station.step(&mut || started.elapsed());
+        self.pass_events(station);
         outcome
     }
 
-    fn has_room(&self) -> bool {
-        self.events.vacant_len() >= self.station.events_per_call_max()
+    /// Whether the events of one call fit.
+    fn has_room(&self, room: usize) -> bool {
+        self.events.vacant_len() >= room
     }
 
-    fn pass_events(&mut self) {
+    fn pass_events<E: Engine>(&mut self, station: &mut Station<E>) {
         let mut any = false;
-        while let Some(event) = self.station.poll_event() {
+        while let Some(event) = station.poll_event() {
             any = true;
             assert!(
                 self.events.try_push(event).is_ok(),
@@ -192,6 +231,13 @@ impl<E: Engine> EngineLoop<E> {
         }
     }
 }
+
+/// What happens when this thread or the kernel team uses the heap after READY: a test fails, a box counts it.
+const ON_HEAP_USE: OnUse = if cfg!(debug_assertions) {
+    OnUse::Abort
+} else {
+    OnUse::Count
+};
 
 /// How long the engine sleeps at most when nobody wakes it.
 const IDLE_LOOK: Duration = Duration::from_millis(100);

@@ -5,16 +5,19 @@
 //! cancellation always fits.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use outstation_kernels::heap;
 use ringbuf::traits::{Consumer, Observer, Producer};
+use serde::Serialize;
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::board::{Board, BoardReading};
 use super::engine_thread::{EngineHandle, ToEngine};
+use super::exchange::Exchange;
 use crate::limits;
 use crate::request::{
     FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits, Timings,
@@ -22,6 +25,7 @@ use crate::request::{
 };
 use crate::sampler::splitmix;
 use crate::scheduler::{Event, Outcome};
+use crate::station::Station;
 use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
 
@@ -46,6 +50,30 @@ pub struct TextModel {
     pub template: Result<ChatTemplate, String>,
     /// Ceilings of a request.
     pub limits: RequestLimits,
+    /// The sum of the budget that it was planned with.
+    pub planned_bytes: u64,
+}
+
+/// What the box is doing, for people and scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// What the engine thread says.
+    #[serde(flatten)]
+    pub board: BoardReading,
+    /// Times that a thread which took its memory at start used the heap since READY.
+    pub guarded_heap_uses: u64,
+    /// The sum of the budget.
+    pub memory_planned_bytes: u64,
+    /// What the process has in memory, as the system counts it.
+    pub memory_resident_bytes: Option<u64>,
+}
+
+/// `VmRSS`, where there is a /proc.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// A cheap handle that all protocols share.
@@ -55,7 +83,9 @@ pub struct Gateway {
 }
 
 struct Shared {
-    text: TextModel,
+    text: RwLock<Arc<TextModel>>,
+    /// Held by requests between reading `text` and being under way, and by a change of the model.
+    changing: tokio::sync::RwLock<()>,
     commands: mpsc::Sender<Command>,
     board: Arc<Board>,
     /// Requests that may be under way at once; see `commands_max`.
@@ -75,6 +105,7 @@ enum Command {
         events: mpsc::Sender<Event>,
     },
     Cancel(RequestId),
+    HandOver,
 }
 
 /// Requests and cancellations between gateway and engine: two for each request under way.
@@ -96,7 +127,8 @@ impl Gateway {
         let board = engine.board.clone();
         let ended = Arc::new(Notify::new());
         let shared = Shared {
-            text,
+            text: RwLock::new(Arc::new(text)),
+            changing: tokio::sync::RwLock::new(()),
             commands,
             board,
             places: Arc::new(Semaphore::new(requests_under_way)),
@@ -122,8 +154,40 @@ impl Gateway {
     }
 
     /// What is served.
-    pub fn served(&self) -> &ServedModel {
-        &self.shared.text.served
+    pub fn served(&self) -> ServedModel {
+        self.text().served.clone()
+    }
+
+    fn text(&self) -> Arc<TextModel> {
+        let text = self.shared.text.read();
+        text.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what is served. New requests wait; those that were taken are finished with the model that they began
+    /// with; then `change` gets the station, which it may drop before it loads another, and gives the next one and its
+    /// text side. What waited goes on with that. It runs on a thread of its own, since it takes its time.
+    ///
+    /// `None`: the engine has stopped.
+    pub async fn change_model<E: Send + 'static>(
+        &self,
+        exchange: Exchange<E>,
+        change: impl FnOnce(Box<Station<E>>) -> (Box<Station<E>>, TextModel) + Send + 'static,
+    ) -> Option<()> {
+        let _alone = self.shared.changing.write().await;
+        self.shared.commands.send(Command::HandOver).await.ok()?;
+        let changed = tokio::task::spawn_blocking(move || {
+            let (station, text) = change(exchange.take()?);
+            exchange.give(station);
+            Some(text)
+        });
+        let text = changed.await.expect("the change does not panic")?;
+        let mut place = self
+            .shared
+            .text
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = Arc::new(text);
+        Some(())
     }
 
     /// Whether a token was really decoded, and new requests are taken.
@@ -136,9 +200,19 @@ impl Gateway {
         self.shared.draining.load(Ordering::Acquire)
     }
 
+    /// Whether the model is being changed, or about to be.
+    pub fn changes_model(&self) -> bool {
+        self.shared.changing.try_read().is_err()
+    }
+
     /// Numbers for status.
-    pub fn status(&self) -> BoardReading {
-        self.shared.board.read()
+    pub fn status(&self) -> Status {
+        Status {
+            board: self.shared.board.read(),
+            guarded_heap_uses: heap::uses(),
+            memory_planned_bytes: self.text().planned_bytes,
+            memory_resident_bytes: resident_bytes(),
+        }
     }
 
     /// Refuses new requests from here on.
@@ -170,17 +244,19 @@ impl Gateway {
                 ..refusal
             });
         }
-        self.check_model(request.model.as_deref())?;
-        request.check(&shared.text.limits)?;
         let Ok(place) = shared.places.clone().try_acquire_owned() else {
             return Err(overloaded(shared.board.read().retry_after_ms.max(1)));
         };
+        let changing = shared.changing.read().await;
+        let text = self.text();
+        check_model(&text.served.id, request.model.as_deref())?;
+        request.check(&text.limits)?;
         let request = Arc::new(request);
-        let (prompt, place) = self.tokenize(request.clone(), place).await;
+        let (prompt, place) = tokenize(text.clone(), request.clone(), place).await;
         let prompt = prompt?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let seed = splitmix(shared.seed ^ id.0);
-        let submission = request.submission(id, prompt, seed, &shared.text.limits)?;
+        let submission = request.submission(id, prompt, seed, &text.limits)?;
         let prompt_tokens = u32::try_from(submission.prompt().len()).expect("checked");
         let events_max = (submission.tokens_max as usize).min(limits::STREAM_TOKENS_BUFFERED_MAX);
         let (events, receiver) = mpsc::channel(events_max + 8);
@@ -204,8 +280,9 @@ impl Gateway {
             .send(command)
             .await
             .map_err(|_| closed(mpsc::error::SendError(())))?;
+        drop(changing);
         let mut generation = Generation {
-            gateway: self.clone(),
+            text,
             id,
             cancel: Some(cancel),
             events: receiver,
@@ -224,47 +301,43 @@ impl Gateway {
         generation.wait_for_place().await?;
         Ok(generation)
     }
+}
 
-    fn check_model(&self, model: Option<&str>) -> Result<(), Refusal> {
-        let served = &self.served().id;
-        match model {
-            None | Some("" | "default") => Ok(()),
-            Some(name) if name == served => Ok(()),
-            Some(name) => Err(Refusal {
-                param: Some("model".to_owned()),
-                ..Refusal::plain(
-                    RefusalKind::NoModel,
-                    format!(
-                        "no model `{name}` here: this box serves `{served}` (or say `default`)"
-                    ),
-                )
-            }),
-        }
+fn check_model(served: &str, model: Option<&str>) -> Result<(), Refusal> {
+    match model {
+        None | Some("" | "default") => Ok(()),
+        Some(name) if name == served => Ok(()),
+        Some(name) => Err(Refusal {
+            param: Some("model".to_owned()),
+            ..Refusal::plain(
+                RefusalKind::NoModel,
+                format!("no model `{name}` here: this box serves `{served}` (or say `default`)"),
+            )
+        }),
     }
+}
 
-    /// Long prompts are tokenized off the io thread, which has streams to serve.
-    /// The request's place goes along, since the work goes on when its client leaves.
-    async fn tokenize(
-        &self,
-        request: Arc<GenerateRequest>,
-        place: OwnedSemaphorePermit,
-    ) -> (Result<Vec<u32>, Refusal>, OwnedSemaphorePermit) {
-        let bytes = prompt_bytes(&request.prompt);
-        if bytes > limits::PROMPT_BYTES_MAX {
-            let message = format!(
-                "the prompt has {bytes} bytes, at most {} are possible",
-                limits::PROMPT_BYTES_MAX
-            );
-            return (Err(Refusal::bad_request("prompt", message)), place);
-        }
-        if bytes < TOKENIZE_INLINE_BYTES_MAX {
-            return (self.shared.text.tokenize(&request.prompt), place);
-        }
-        let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || (shared.text.tokenize(&request.prompt), place))
-            .await
-            .expect("it does not panic, and the runtime outlives its handlers")
+/// Long prompts are tokenized off the io thread, which has streams to serve.
+/// The request's place goes along, since the work goes on when its client leaves.
+async fn tokenize(
+    text: Arc<TextModel>,
+    request: Arc<GenerateRequest>,
+    place: OwnedSemaphorePermit,
+) -> (Result<Vec<u32>, Refusal>, OwnedSemaphorePermit) {
+    let bytes = prompt_bytes(&request.prompt);
+    if bytes > limits::PROMPT_BYTES_MAX {
+        let message = format!(
+            "the prompt has {bytes} bytes, at most {} are possible",
+            limits::PROMPT_BYTES_MAX
+        );
+        return (Err(Refusal::bad_request("prompt", message)), place);
     }
+    if bytes < TOKENIZE_INLINE_BYTES_MAX {
+        return (text.tokenize(&request.prompt), place);
+    }
+    tokio::task::spawn_blocking(move || (text.tokenize(&request.prompt), place))
+        .await
+        .expect("it does not panic, and the runtime outlives its handlers")
 }
 
 /// Prompts below this are tokenized where they arrive: about a millisecond of work.
@@ -355,7 +428,8 @@ pub struct Forecast {
 
 /// An answer under way. Dropping it cancels the request.
 pub struct Generation {
-    gateway: Gateway,
+    /// The model that it began with.
+    text: Arc<TextModel>,
     id: RequestId,
     /// The reserved place of the cancellation; gone once the request ended.
     cancel: Option<OwnedPermit<Command>>,
@@ -467,7 +541,7 @@ impl Generation {
 
     /// Decodes a token and those that wait behind it.
     fn text(&mut self, first: u32) -> Piece {
-        let tokenizer = &self.gateway.shared.text.tokenizer;
+        let tokenizer = &self.text.tokenizer;
         self.first_token.get_or_insert_with(Instant::now);
         let mut token_ids = vec![first];
         let mut text = String::new();
@@ -623,6 +697,7 @@ impl Dispatcher {
                 request
             }
             Command::Cancel(id) => ToEngine::Cancel(id),
+            Command::HandOver => ToEngine::HandOver,
         };
         let pushed = self.engine.requests.try_push(request);
         assert!(

@@ -1,8 +1,9 @@
 //! Which blocks hold what text, so that a prompt that begins as an earlier one did need not be computed again.
 //!
-//! A block is known by its *chain*: a hash of its 32 tokens and of the chain of the block before it, from a salt on.
-//! Keys and values depend on everything before them, so equal chains mean equal contents. Tokens and the chain before
-//! are compared on a hit, so that two blocks whose hashes collide are not taken for each other.
+//! A block is known by its *chain*: a hash of its 32 tokens and of the chain of the block before it. Tenants share
+//! nothing but what the operator pinned for all: the first block after that has a salt in its chain. Keys and values
+//! depend on everything before them, so equal chains mean equal contents. Tokens and the chain before are compared on a
+//! hit, so that two blocks whose hashes collide are not taken for each other.
 //!
 //! ```text
 //! slots    hash → block               open addressing, linear probing, never more than half full
@@ -25,9 +26,13 @@ pub type BlockTokens = [u32; KV_BLOCK_POSITIONS as usize];
 pub struct Chain(u64);
 
 impl Chain {
-    /// Before the first block. Sequences with different salts share nothing.
-    pub fn start(salt: u64) -> Chain {
-        Chain(splitmix(salt))
+    /// Before the first block.
+    pub const START: Chain = Chain(0x6F75_7473_7461_7469);
+
+    /// Of what follows this for those with a salt.
+    #[must_use]
+    pub fn salted(self, salt: u64) -> Chain {
+        Chain(splitmix(self.0 ^ splitmix(salt)))
     }
 
     /// Of the block with these tokens after this one.

@@ -172,3 +172,43 @@ fn random_use_conserves_blocks() {
     }
     assert!(hits > 500, "{hits} hits");
 }
+
+/// What is pinned is everybody's, stays when the pool needs blocks, and what tenants add to it is their own.
+#[test]
+fn what_is_pinned_is_for_all_and_stays() {
+    let mut pool = KvPool::new(12, 3, 256);
+    let system = text(64, 10, 0);
+    assert_eq!(pool.reserve(0, 75, &system, UNSALTED), Some(0));
+    pool.tell(0, &system, 74);
+    pool.release(0);
+    assert_eq!(pool.pin(&system), 64);
+    assert_eq!((pool.blocks_pinned(), pool.blocks_free()), (2, 10));
+    pool.assert_whole();
+
+    let (one, other) = (text(128, 10, 1), text(128, 10, 2));
+    assert_eq!(pool.reserve(0, 150, &one, 7), Some(64), "one tenant");
+    pool.tell(0, &one, 138);
+    assert_eq!(pool.known(&other, 7), 128, "has more in common with itself");
+    assert_eq!(pool.known(&other, 8), 64, "than with another");
+    pool.release(0);
+    pool.assert_whole();
+
+    // Texts that need every block that may go.
+    assert_eq!(pool.reserve(1, 256, &[], 9), Some(0));
+    assert_eq!(pool.reserve(2, 64, &[], 9), Some(0));
+    assert_eq!(pool.known(&one, 7), 64, "what is pinned stays");
+    pool.release(1);
+    pool.release(2);
+    pool.assert_whole();
+}
+
+#[test]
+fn a_whole_context_fits_beside_what_is_pinned() {
+    let mut pool = KvPool::new(5, 1, 128);
+    let system = text(100, 0, 0);
+    assert_eq!(pool.reserve(0, 101, &system, UNSALTED), Some(0));
+    pool.tell(0, &system, 100);
+    pool.release(0);
+    assert_eq!(pool.pin(&system), 32, "one of three blocks");
+    assert_eq!(pool.reserve(0, 128, &[], 0), Some(0));
+}

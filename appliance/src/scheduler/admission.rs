@@ -232,6 +232,7 @@ impl Scheduler {
             stage,
             first_token: request.first_token,
             due: request.due,
+            ahead: self.ahead(request),
         }
     }
 
@@ -326,8 +327,14 @@ impl Scheduler {
         }
         let sequence = u32::try_from(place).expect("at most sequences_max");
         let (positions, Tenant(salt)) = (head.submission.positions_max(), head.submission.tenant);
+        // To find what of a long prompt is known takes time: once for each change of what is free.
+        let short = Some((head.submission.id, self.kv.blocks_free()));
+        if self.short == short {
+            return false;
+        }
         let tokens = &head.submission.tokens;
         let Some(known) = self.kv.reserve(sequence, positions, tokens, salt) else {
+            self.short = short;
             return false;
         };
         let mut request = self.queue.pop_front().expect("seen above");

@@ -28,6 +28,8 @@ pub struct Outlook {
     pub first_token: Option<Duration>,
     /// By when it should.
     pub due: Duration,
+    /// How far it is ahead of its target between tokens.
+    pub ahead: Duration,
 }
 
 /// How far a request is.
@@ -43,6 +45,9 @@ pub enum Stage {
     Over,
 }
 
+/// A forecast that takes more rounds than this says nothing of those that it did not come to.
+const ROUNDS_MAX: usize = 10_000;
+
 /// What is free at first.
 #[derive(Debug, Clone, Copy)]
 pub struct Free {
@@ -57,15 +62,20 @@ pub struct Free {
 /// Cost: some rounds for each request, each O(requests).
 pub fn play(pace: &Pace, now: Duration, mut free: Free, requests: &mut [Outlook]) {
     let mut clock = now;
-    // Each round ends a prompt, a stream, or the part of a prompt that fills whole steps.
-    for _ in 0..4 * requests.len() + 4 {
+    // Each round ends a prompt, a stream, what streams are ahead, or the part of a prompt that fills whole steps.
+    for _ in 0..ROUNDS_MAX {
         start(pace, &mut free, requests);
         let columns = columns(pace, requests);
         let streams = count(requests, Stage::Draws);
-        let Some(round) = Round::new(requests, streams, columns) else {
+        let Some(round) = Round::new(pace, requests, streams, columns) else {
             return;
         };
-        clock += pace.step(streams + round.prompt_columns) * round.steps;
+        let step = pace.step(streams + round.prompt_columns);
+        clock += step * round.steps;
+        for stream in requests.iter_mut().filter(|r| r.stage == Stage::Draws) {
+            let itl = pace.itl(stream.class) * round.steps;
+            stream.ahead = (stream.ahead + itl).saturating_sub(step * round.steps);
+        }
         round.pass(clock, &mut free, requests);
         let told = |r: &Outlook| r.first_token.is_some() || r.stage == Stage::Over;
         if requests.iter().all(told) {
@@ -122,8 +132,8 @@ fn start(pace: &Pace, free: &mut Free, requests: &mut [Outlook]) {
 fn columns(pace: &Pace, requests: &[Outlook]) -> usize {
     let streams = requests.iter().filter(|r| r.stage == Stage::Draws);
     let room = pace.columns_max() - streams.clone().count();
-    let columns = if let Some(itl) = streams.map(|r| pace.itl(r.class)).min() {
-        pace.columns_beside(pace.columns_max() - room, itl)
+    let columns = if let Some(gap) = streams.map(|r| pace.gap(r.class, r.ahead)).min() {
+        pace.columns_beside(pace.columns_max() - room, gap)
     } else {
         let first = requests.iter().find(|r| r.stage == Stage::Reads);
         first.map_or(0, |r| pace.columns_without_streams(r.class))
@@ -139,7 +149,7 @@ struct Round {
 }
 
 impl Round {
-    fn new(requests: &[Outlook], streams: usize, columns: usize) -> Option<Self> {
+    fn new(pace: &Pace, requests: &[Outlook], streams: usize, columns: usize) -> Option<Self> {
         let draws = |r: &&Outlook| r.stage == Stage::Draws;
         let until_end = requests.iter().filter(draws).map(|r| r.answer_left).min();
         let mut reads = requests.iter().filter(|r| r.stage == Stage::Reads);
@@ -154,6 +164,14 @@ impl Round {
         assert!(streams + columns > 0, "a step carries something");
         let columns = columns.max(1);
         let whole = first.prompt_left / u32::try_from(columns).expect("a step has few");
+        // A step longer than a target uses up what the stream is ahead, and the next ones are shorter.
+        let step = pace.step(streams + columns.min(prompts));
+        let uses_up = requests.iter().filter(draws).filter_map(|r| {
+            let over = step.saturating_sub(pace.itl(r.class));
+            let steps = r.ahead.as_nanos().checked_div(over.as_nanos())?;
+            Some(u32::try_from(steps).unwrap_or(u32::MAX))
+        });
+        let whole = whole.min(uses_up.min().unwrap_or(u32::MAX));
         Some(Self {
             steps: whole.min(until_end.unwrap_or(u32::MAX)).max(1),
             prompt_columns: columns.min(prompts),
@@ -223,6 +241,7 @@ mod tests {
             stage: Stage::Waits,
             first_token: None,
             due: ms(turn + 500),
+            ahead: ms(0),
         }
     }
 

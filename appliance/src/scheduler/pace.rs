@@ -12,10 +12,13 @@ pub const PROMPT_COLUMNS_LEAST: usize = 8;
 
 /// Part of the time to its first token that a request may have used up by forecast: the rest is for those that come
 /// after it with earlier turns, and for what the forecast does not know.
-pub const PROMISED: f64 = 0.9;
+pub const PROMISED: f64 = 0.87;
 
 /// Part of the time between two tokens that a step may take by what is known of its cost.
 const SURE: f64 = 0.85;
+
+/// Longest gap between two tokens, in times of the target, for a stream that is ahead of it so far.
+const GAP_MAX: f64 = 1.5;
 
 /// What a class expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,29 +84,37 @@ impl Pace {
         self.targets[class as usize].itl.max(self.step(1) * 2)
     }
 
-    /// Time to the first token that a class gets for a prompt: its target, or, where the prompt cannot have it beside a
-    /// stream of its class, twice what it takes with the box to itself.
+    /// Time to the first token that a class gets for a prompt: its target, or, where the prompt cannot have it even
+    /// with the box to itself, twice what it takes then.
     pub fn ttft(&self, class: Class, prompt_tokens: u32) -> Duration {
         let target = self.targets[class as usize].ttft;
-        let beside = self.columns_beside(1, self.itl(class));
-        if self.takes(prompt_tokens, beside, 1) <= target.mul_f64(PROMISED) {
-            return target;
+        let alone = self.alone(class, prompt_tokens);
+        if alone <= target.mul_f64(PROMISED) {
+            target
+        } else {
+            target.max(alone * 2)
         }
-        let alone = self.takes(prompt_tokens, self.columns_without_streams(class), 0);
-        target.max(alone * 2)
     }
 
-    /// What a prompt takes in steps of some columns, beside some streams.
-    fn takes(&self, prompt_tokens: u32, columns: usize, streams: usize) -> Duration {
+    /// What a prompt takes with the box to itself.
+    fn alone(&self, class: Class, prompt_tokens: u32) -> Duration {
+        let columns = self.columns_without_streams(class);
         let tokens = prompt_tokens as usize;
         let whole = u32::try_from(tokens / columns).expect("at most the tokens");
         let rest = tokens % columns;
         let last = if rest > 0 {
-            self.step(rest + streams)
+            self.step(rest)
         } else {
             Duration::ZERO
         };
-        self.step(columns + streams) * whole + last
+        self.step(columns) * whole + last
+    }
+
+    /// Time that a stream of a class gives the next step, counted from its last token, when it is `ahead` of its target
+    /// so far: a reader who takes a token in each target's time does not notice.
+    pub fn gap(&self, class: Class, ahead: Duration) -> Duration {
+        let itl = self.itl(class);
+        itl + ahead.min(itl.mul_f64(GAP_MAX - 1.0))
     }
 
     /// Columns of prompts in a step beside `streams` that decode, of which the one that waits longest is due in `due`.
@@ -117,10 +128,11 @@ impl Pace {
         columns.saturating_sub(streams).max(PROMPT_COLUMNS_LEAST)
     }
 
-    /// Columns of prompts in a step where no stream runs: it lasts one target of the prompt that comes first, since
-    /// whoever comes or leaves meanwhile waits for its end.
+    /// Columns of prompts in a step where no stream runs: it lasts no longer than the gap that a stream of the prompt
+    /// that comes first could have, since whoever comes or leaves meanwhile waits for its end.
     pub fn columns_without_streams(&self, class: Class) -> usize {
-        let columns = self.cost.columns_within(self.itl(class), self.columns_max);
+        let gap = self.gap(class, Duration::MAX);
+        let columns = self.cost.columns_within(gap, self.columns_max);
         columns.max(PROMPT_COLUMNS_LEAST.min(self.columns_max))
     }
 

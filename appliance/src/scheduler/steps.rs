@@ -186,10 +186,18 @@ impl Scheduler {
         request.fed += 1;
     }
 
+    /// How far a stream is ahead of its target between tokens, since its first.
+    pub(super) fn ahead(&self, request: &Request) -> Duration {
+        let drawn = u32::try_from(request.submission.answer().len()).expect("a context");
+        let first = request.first_token.unwrap_or(request.last_token);
+        let due = first + self.pace.itl(request.submission.class) * drawn.saturating_sub(1);
+        due.saturating_sub(request.last_token)
+    }
+
     /// Time until the stream that waits longest is due.
     fn time_left(&self, now: Duration) -> Option<Duration> {
         let draws = self.running.iter().flatten().filter(|r| !r.reads());
-        let due = draws.map(|r| r.last_token + self.pace.itl(r.submission.class));
+        let due = draws.map(|r| r.last_token + self.pace.gap(r.submission.class, self.ahead(r)));
         Some(due.min()?.saturating_sub(now))
     }
 

@@ -257,7 +257,13 @@ fn a_long_prompt_leaves_a_running_stream_inside_its_target() {
         steps.push(turn(&mut s, &mut now));
     }
     let longest = steps.iter().map(|(_, took)| *took).max().unwrap();
-    assert!(longest <= ms(50), "{longest:?}");
+    // It has been ahead of its target by ten tokens, so a gap may be half as long again, until that is used up.
+    assert!(longest <= ms(75), "{longest:?}");
+    let all: Duration = steps.iter().map(|(_, took)| *took).sum();
+    assert!(
+        all <= ms(50) * (u32::try_from(steps.len()).unwrap() + 10),
+        "{all:?}"
+    );
     let columns = steps.iter().map(|(columns, _)| *columns).max().unwrap();
     assert!(columns >= 30, "the time is used: {columns} of 35");
     assert!(steps.len() <= 120, "{} steps for 3000 tokens", steps.len());
@@ -285,11 +291,11 @@ fn prompts_go_on_where_decodes_alone_take_too_long() {
 fn steps_of_prompts_alone_are_short_enough_to_join() {
     let mut s = scheduler(1, 1, 8);
     let mut plan = StepPlan::new(64);
-    // 4 ms a column, as far as it can tell: 12 columns are a target.
+    // 4 ms a column, as far as it can tell: 18 columns are a target and a half.
     for columns in [64, 32, 16, 8, 4, 2, 1].repeat(20) {
         s.handle_step(ms(0), columns, ms(4) * u32::try_from(columns).unwrap());
     }
     submit(&mut s, ms(0), submission(1, 60, 4));
     let shown = step(&mut s, &mut plan, ms(0), 1);
-    assert!(["0:11", "0:12", "0:13"].contains(&&*shown), "{shown}");
+    assert!(["0:17", "0:18", "0:19"].contains(&&*shown), "{shown}");
 }

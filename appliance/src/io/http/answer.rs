@@ -1,6 +1,9 @@
 //! Pieces of an answer in OpenAI's shapes: one object, or server-sent events.
 
 use std::convert::Infallible;
+use std::future::Future as _;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -38,74 +41,135 @@ impl Head {
         self.object(kind, choice)
     }
 
-    fn text_chunk(&self, first: bool, text: &str) -> Value {
+    fn text_chunk(&self, index: usize, first: bool, text: &str) -> Value {
         self.chunk(match self.endpoint {
             Endpoint::Chat if first => {
-                json!([{"index": 0, "delta": {"role": "assistant", "content": text},
+                json!([{"index": index, "delta": {"role": "assistant", "content": text},
                 "logprobs": null, "finish_reason": null}])
             }
-            Endpoint::Chat => json!([{"index": 0, "delta": {"content": text},
+            Endpoint::Chat => json!([{"index": index, "delta": {"content": text},
                 "logprobs": null, "finish_reason": null}]),
-            Endpoint::Completions => json!([{"index": 0, "text": text,
+            Endpoint::Completions => json!([{"index": index, "text": text,
                 "logprobs": null, "finish_reason": null}]),
         })
     }
 
-    fn last_chunk(&self, finish: FinishReason) -> Value {
+    fn last_chunk(&self, index: usize, finish: FinishReason) -> Value {
         let finish = finish_name(finish);
         self.chunk(match self.endpoint {
             Endpoint::Chat => {
-                json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": finish}])
+                json!([{"index": index, "delta": {}, "logprobs": null, "finish_reason": finish}])
             }
             Endpoint::Completions => {
-                json!([{"index": 0, "text": "", "logprobs": null, "finish_reason": finish}])
+                json!([{"index": index, "text": "", "logprobs": null, "finish_reason": finish}])
             }
         })
     }
 }
 
-/// A whole answer, and where its time went.
-pub(super) async fn whole(
+/// The whole of each answer, and where the time of the slowest went.
+pub(super) async fn whole<A: Answer>(
     head: &Head,
-    mut answer: impl Answer,
+    answers: Vec<A>,
 ) -> Result<(Value, Timings), Refusal> {
-    let mut text = String::new();
-    loop {
-        match answer.next().await {
-            Some(Piece::Text { text: piece, .. }) => text.push_str(&piece),
+    let mut texts = vec![String::new(); answers.len()];
+    let mut choices = vec![Value::Null; answers.len()];
+    let mut merged = Merged::new(answers);
+    let mut all = Timings::default();
+    while let Some((index, piece)) = merged.next().await {
+        match piece {
+            Some(Piece::Text { text, .. }) => texts[index].push_str(&text),
             Some(Piece::Failed(refusal)) => return Err(refusal),
             Some(Piece::Done {
-                finish,
-                usage,
-                timings,
+                finish, timings, ..
             }) => {
-                let finish = finish_name(finish);
-                let mut body = match head.endpoint {
-                    Endpoint::Chat => head.object(
-                        "chat.completion",
-                        json!([{"index": 0, "message": {"role": "assistant", "content": text, "refusal": null},
-                            "logprobs": null, "finish_reason": finish}]),
-                    ),
-                    Endpoint::Completions => head.object(
-                        "text_completion",
-                        json!([{"index": 0, "text": text, "logprobs": null, "finish_reason": finish}]),
-                    ),
+                let (text, finish) = (&texts[index], finish_name(finish));
+                choices[index] = match head.endpoint {
+                    Endpoint::Chat => {
+                        json!({"index": index, "message": {"role": "assistant", "content": text, "refusal": null},
+                            "logprobs": null, "finish_reason": finish})
+                    }
+                    Endpoint::Completions => {
+                        json!({"index": index, "text": text, "logprobs": null, "finish_reason": finish})
+                    }
                 };
-                body["usage"] = usage_json(usage);
-                return Ok((body, timings));
+                all.queue = all.queue.max(timings.queue);
+                all.prefill = all.prefill.max(timings.prefill);
+                all.decode = all.decode.max(timings.decode);
             }
             None => return Err(broken_off()),
         }
     }
+    let kind = match head.endpoint {
+        Endpoint::Chat => "chat.completion",
+        Endpoint::Completions => "text_completion",
+    };
+    let mut body = head.object(kind, Value::Array(choices));
+    body["usage"] = usage_json(merged.usage);
+    Ok((body, all))
+}
+
+/// Answers to one question, their pieces as they come.
+struct Merged<A> {
+    /// Those that go on.
+    answers: Vec<Option<A>>,
+    /// Whose piece is looked for first.
+    turn: usize,
+    /// What those that are done cost. The prompt is one, however many answers it has.
+    usage: Usage,
+}
+
+impl<A: Answer> Merged<A> {
+    fn new(answers: Vec<A>) -> Self {
+        Self {
+            answers: answers.into_iter().map(Some).collect(),
+            turn: 0,
+            usage: Usage::default(),
+        }
+    }
+
+    /// The next piece and whose it is; `None` when all are done. Dropping the future loses none.
+    async fn next(&mut self) -> Option<(usize, Option<Piece>)> {
+        if self.is_over() {
+            return None;
+        }
+        let count = self.answers.len();
+        let (index, piece) = std::future::poll_fn(|context| {
+            for index in (self.turn..count).chain(0..self.turn) {
+                if let Some(answer) = &mut self.answers[index]
+                    && let Poll::Ready(piece) = pin!(answer.next()).poll(context)
+                {
+                    return Poll::Ready((index, piece));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        self.turn = (index + 1) % count;
+        if let Some(Piece::Done { usage, .. }) = &piece {
+            self.answers[index] = None;
+            self.usage.prompt_tokens = usage.prompt_tokens;
+            self.usage.completion_tokens += usage.completion_tokens;
+            self.usage.cached_tokens = match self.usage.cached_tokens {
+                0 => usage.cached_tokens,
+                least => least.min(usage.cached_tokens),
+            };
+        }
+        Some((index, piece))
+    }
+
+    fn is_over(&self) -> bool {
+        self.answers.iter().all(Option::is_none)
+    }
 }
 
 /// A body that sends each piece as it comes. hyper drops it when the client goes away.
-pub(super) fn events<A: Answer>(head: Head, answer: A, include_usage: bool) -> Body {
+pub(super) fn events<A: Answer>(head: Head, answers: Vec<A>, include_usage: bool) -> Body {
     let state = Events {
         head,
-        answer,
+        role_sent: vec![false; answers.len()],
+        answers: Merged::new(answers),
         include_usage,
-        role_sent: false,
         ended: false,
     };
     Body::from_stream(stream::unfold(state, |mut state| async move {
@@ -116,24 +180,25 @@ pub(super) fn events<A: Answer>(head: Head, answer: A, include_usage: bool) -> B
 
 struct Events<A> {
     head: Head,
-    answer: A,
+    answers: Merged<A>,
     include_usage: bool,
-    role_sent: bool,
+    role_sent: Vec<bool>,
     ended: bool,
 }
 
 impl<A: Answer> Events<A> {
     async fn next(&mut self) -> Option<Bytes> {
         while !self.ended {
-            let Ok(piece) = tokio::time::timeout(KEEP_ALIVE, self.answer.next()).await else {
+            let Ok(next) = tokio::time::timeout(KEEP_ALIVE, self.answers.next()).await else {
                 return Some(Bytes::from_static(b": \n\n"));
             };
+            let (index, piece) = next?;
             let mut events = String::new();
             match piece {
                 // The role waits for the first text: a client that times the first chunk times the first token.
                 Some(Piece::Text { text, .. }) if text.is_empty() => {}
-                Some(Piece::Text { text, .. }) => self.text(&text, &mut events),
-                Some(Piece::Done { finish, usage, .. }) => self.done(finish, usage, &mut events),
+                Some(Piece::Text { text, .. }) => self.text(index, &text, &mut events),
+                Some(Piece::Done { finish, .. }) => self.done(index, finish, &mut events),
                 Some(Piece::Failed(refusal)) => self.failed(&refusal, &mut events),
                 None => self.failed(&broken_off(), &mut events),
             }
@@ -144,19 +209,22 @@ impl<A: Answer> Events<A> {
         None
     }
 
-    fn text(&mut self, text: &str, events: &mut String) {
-        let first = !std::mem::replace(&mut self.role_sent, true);
-        self.send(self.head.text_chunk(first, text), events);
+    fn text(&mut self, index: usize, text: &str, events: &mut String) {
+        let first = !std::mem::replace(&mut self.role_sent[index], true);
+        self.send(self.head.text_chunk(index, first, text), events);
     }
 
-    fn done(&mut self, finish: FinishReason, usage: Usage, events: &mut String) {
-        if !self.role_sent && self.head.endpoint == Endpoint::Chat {
-            self.text("", events);
+    fn done(&mut self, index: usize, finish: FinishReason, events: &mut String) {
+        if !self.role_sent[index] && self.head.endpoint == Endpoint::Chat {
+            self.text(index, "", events);
         }
-        self.send(self.head.last_chunk(finish), events);
+        self.send(self.head.last_chunk(index, finish), events);
+        if !self.answers.is_over() {
+            return;
+        }
         if self.include_usage {
             let mut chunk = self.head.chunk(json!([]));
-            chunk["usage"] = usage_json(usage);
+            chunk["usage"] = usage_json(self.answers.usage);
             event(&chunk, events);
         }
         events.push_str("data: [DONE]\n\n");

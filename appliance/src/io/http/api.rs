@@ -23,7 +23,7 @@ use super::backend::{Answer as _, Backend};
 use super::openai::{self, Delivery, Endpoint};
 use crate::io::gateway::ServedModel;
 use crate::limits::PROMPT_BYTES_MAX;
-use crate::request::{Refusal, RefusalKind, Tenant, Timings};
+use crate::request::{GenerateRequest, Refusal, RefusalKind, Tenant, Timings};
 
 /// Longest body that is read without a place.
 const SHORT_BODY_BYTES: u64 = 64 * 1024;
@@ -114,8 +114,8 @@ impl<B: Backend> Api<B> {
         asked.request.deadline =
             deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()));
         asked.request.tenant = tenant;
-        let answer = match self.backend.submit(asked.request).await {
-            Ok(answer) => answer,
+        let answers = match self.submit(asked.request, asked.choices).await {
+            Ok(answers) => answers,
             Err(refusal) => return refused(&refusal),
         };
         let prefix = if endpoint == Endpoint::Chat {
@@ -130,19 +130,20 @@ impl<B: Backend> Api<B> {
             endpoint,
             id: format!("{prefix}-{}", self.new_id()),
             created: since_1970.as_secs(),
-            model: self.backend.served().id.clone(),
+            model: self.backend.served().id,
         };
-        let forecast = answer.forecast();
+        let forecast = answers.iter().map(B::Answer::forecast);
+        let first_token_in = forecast.map(|f| f.first_token_in).min().unwrap_or_default();
         let mut response = match asked.delivery {
             Delivery::Stream { include_usage } => {
-                let mut response = Response::new(answer::events(head, answer, include_usage));
+                let mut response = Response::new(answer::events(head, answers, include_usage));
                 let headers = response.headers_mut();
                 let stream = HeaderValue::from_static("text/event-stream; charset=utf-8");
                 headers.insert(header::CONTENT_TYPE, stream);
                 headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
                 response
             }
-            Delivery::Whole => match answer::whole(&head, answer).await {
+            Delivery::Whole => match answer::whole(&head, answers).await {
                 Ok((body, timings)) => {
                     let mut response = reply(StatusCode::OK, &body);
                     put_timings(response.headers_mut(), &timings, arrived.elapsed());
@@ -151,10 +152,26 @@ impl<B: Backend> Api<B> {
                 Err(refusal) => return refused(&refusal),
             },
         };
-        let first_token_ms = u64::try_from(forecast.first_token_in.as_millis()).unwrap_or(u64::MAX);
+        let first_token_ms = u64::try_from(first_token_in.as_millis()).unwrap_or(u64::MAX);
         let headers = response.headers_mut();
         headers.insert(FORECAST, HeaderValue::from(first_token_ms));
         response
+    }
+
+    /// As many answers as were asked for, or none. They share their prompt's blocks.
+    async fn submit(
+        &self,
+        request: GenerateRequest,
+        choices: u32,
+    ) -> Result<Vec<B::Answer>, Refusal> {
+        let mut answers = Vec::with_capacity(choices as usize);
+        for index in 0..u64::from(choices) {
+            let mut request = request.clone();
+            let seed = &mut request.sampling.seed;
+            *seed = seed.map(|seed| seed.wrapping_add(index));
+            answers.push(self.backend.submit(request).await?);
+        }
+        Ok(answers)
     }
 
     /// Who asks: whoever has this key. Until keys are configured, any is as good as another, and none is everybody.
@@ -183,14 +200,14 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
 }
 
 async fn models<B: Backend>(State(api): Shared<B>) -> Response {
-    let list = json!({"object": "list", "data": [model_json(api.backend.served())]});
+    let list = json!({"object": "list", "data": [model_json(&api.backend.served())]});
     reply(StatusCode::OK, &list)
 }
 
 async fn model<B: Backend>(State(api): Shared<B>, Path(id): Path<String>) -> Response {
     let served = api.backend.served();
     if id == served.id {
-        return reply(StatusCode::OK, &model_json(served));
+        return reply(StatusCode::OK, &model_json(&served));
     }
     let shown: String = id.chars().take(64).collect();
     let message = format!("no model `{shown}` here: this box serves `{}`", served.id);
@@ -222,7 +239,7 @@ async fn status<B: Backend>(State(api): Shared<B>) -> Response {
     match serde_json::to_value(api.backend.status()) {
         Ok(mut status) => {
             if let Value::Object(fields) = &mut status {
-                fields.insert("model".to_owned(), model_json(api.backend.served()));
+                fields.insert("model".to_owned(), model_json(&api.backend.served()));
             }
             reply(StatusCode::OK, &status)
         }

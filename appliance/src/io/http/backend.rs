@@ -13,7 +13,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     type Answer: Answer;
 
     /// The one model.
-    fn served(&self) -> &ServedModel;
+    fn served(&self) -> ServedModel;
     /// Whether tokens are really decoded.
     fn ready(&self) -> bool;
     /// Numbers for people and scripts.
@@ -36,7 +36,7 @@ pub trait Answer: Send + 'static {
 impl Backend for Gateway {
     type Answer = Generation;
 
-    fn served(&self) -> &ServedModel {
+    fn served(&self) -> ServedModel {
         Gateway::served(self)
     }
 

@@ -35,6 +35,8 @@ pub enum Endpoint {
 pub struct Asked {
     /// For the engine.
     pub request: GenerateRequest,
+    /// Answers to it.
+    pub choices: u32,
     /// Events as they come, or one answer at the end.
     pub delivery: Delivery,
 }
@@ -53,6 +55,9 @@ pub enum Delivery {
 
 /// Tokens of a completion when none are asked for. Source: OpenAI's API reference, `max_tokens` of completions.
 const COMPLETION_TOKENS_DEFAULT: u32 = 16;
+
+/// Answers to one request: each is a sequence of its own.
+const CHOICES_MAX: u32 = 16;
 
 /// Reads a body. What is wrong with it names the field, or line and column where it is not even JSON.
 pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Asked, Refusal> {
@@ -73,6 +78,7 @@ struct Reader {
     request: GenerateRequest,
     prompt: Option<Prompt>,
     max_completion_tokens: Option<u32>,
+    choices: u32,
     stream: bool,
     stream_options: Option<StreamOptions>,
 }
@@ -96,6 +102,7 @@ const EFFECTIVE: &[&str] = &[
     "min_tokens",
     "ignore_eos",
     "service_tier",
+    "n",
 ];
 
 impl Reader {
@@ -106,6 +113,7 @@ impl Reader {
             request: GenerateRequest::default(),
             prompt: None,
             max_completion_tokens: None,
+            choices: 1,
             stream: false,
             stream_options: None,
         }
@@ -154,6 +162,7 @@ impl Reader {
             "stop" => self.request.stop = map.next_value::<Option<Stops>>()?.unwrap_or_default().0,
             "min_tokens" => set(&mut self.request.min_tokens, map.next_value()?),
             "ignore_eos" => set(&mut self.request.ignore_eos, map.next_value()?),
+            "n" => set(&mut self.choices, map.next_value()?),
             "service_tier" => set(
                 &mut self.request.class,
                 map.next_value::<Option<Tier>>()?.map(Tier::class),
@@ -218,6 +227,10 @@ impl Reader {
                 "`messages` is empty".to_owned(),
             ));
         }
+        if !(1..=CHOICES_MAX).contains(&self.choices) {
+            let message = format!("n is {}: it must be from 1 to {CHOICES_MAX}", self.choices);
+            return Err(Refusal::bad_request("n", message));
+        }
         let request = &mut self.request;
         request.prompt = prompt;
         if let (Some(old), Some(new)) = (request.max_tokens, self.max_completion_tokens)
@@ -244,6 +257,7 @@ impl Reader {
         };
         Ok(Asked {
             request: self.request,
+            choices: self.choices,
             delivery,
         })
     }

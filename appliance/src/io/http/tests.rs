@@ -53,8 +53,8 @@ struct Numbers {
 impl Backend for Script {
     type Answer = ScriptedAnswer;
 
-    fn served(&self) -> &ServedModel {
-        &self.0.served
+    fn served(&self) -> ServedModel {
+        self.0.served.clone()
     }
 
     fn ready(&self) -> bool {
@@ -95,6 +95,11 @@ impl Backend for Script {
         let pieces = match prompt.as_str() {
             "full" => return Err(refusal(RefusalKind::Overloaded, Some(1500))),
             "draining" => return Err(refusal(RefusalKind::Draining, Some(60_000))),
+            "deadline" => {
+                let left = request.deadline.expect("it came with one").as_secs();
+                let kind = RefusalKind::Deadline;
+                return Err(Refusal::plain(kind, format!("{left} s are left")));
+            }
             "long" => return Err(Refusal::context_overflow(600, 1, 512)),
             "fail" => vec![
                 text("He"),
@@ -233,6 +238,71 @@ fn a_whole_chat() {
             content-length: 398
             connection: close
             {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
+    );
+}
+
+#[test]
+fn two_answers_to_one_question() {
+    check(
+        &chat("hi", r#", "n": 2"#),
+        &expect![[r#"
+        HTTP/1.1 200 OK
+        content-type: application/json
+        server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
+        x-forecast-ttft-ms: 120
+        content-length: 521
+        connection: close
+        {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}},{"finish_reason":"stop","index":1,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":4,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":9}}"#]],
+    );
+    check(
+        &chat(
+            "hi",
+            r#", "n": 2, "stream": true, "stream_options": {"include_usage": true}"#,
+        ),
+        &expect![[r#"
+            HTTP/1.1 200 OK
+            content-type: text/event-stream; charset=utf-8
+            cache-control: no-cache
+            x-forecast-ttft-ms: 120
+            connection: close
+            transfer-encoding: chunked
+            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":1,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[{"delta":{"content":"llo\n\"é\""},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[{"delta":{"content":"llo\n\"é\""},"finish_reason":null,"index":1,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[{"delta":{},"finish_reason":"stop","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[{"delta":{},"finish_reason":"stop","index":1,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
+            data: {"choices":[],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":{"completion_tokens":4,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":9}}
+            data: [DONE]"#]],
+    );
+}
+
+/// The box hears of a deadline; one that is no number is refused.
+#[test]
+fn a_deadline_is_a_header() {
+    let with = |value: &str| {
+        let header = format!("host: localhost\r\nx-deadline-ms: {value}\r\n");
+        chat("deadline", "").replacen("host: localhost\r\n", &header, 1)
+    };
+    check(
+        &with("2500"),
+        &expect![[r#"
+        HTTP/1.1 504 Gateway Timeout
+        content-type: application/json
+        x-should-retry: false
+        content-length: 98
+        connection: close
+        {"error":{"code":"deadline_exceeded","message":"2 s are left","param":null,"type":"server_error"}}"#]],
+    );
+    check(
+        &with("soon"),
+        &expect![[r#"
+        HTTP/1.1 400 Bad Request
+        content-type: application/json
+        x-should-retry: false
+        content-length: 136
+        connection: close
+        {"error":{"code":null,"message":"x-deadline-ms must be milliseconds, like 2500","param":"x-deadline-ms","type":"invalid_request_error"}}"#]],
     );
 }
 

@@ -17,6 +17,7 @@ use quinn::{Connection, ConnectionError, ReadToEndError};
 use super::*;
 use crate::engine::{Engine, StepPlan};
 use crate::io::engine_thread::{self, RingSizes};
+use crate::io::exchange::Exchange;
 use crate::io::gateway::{ServedModel, TextModel};
 use crate::kv::BlockTables;
 use crate::request::RequestLimits;
@@ -27,8 +28,9 @@ use crate::tokenizer::{Tokenizer, Vocabulary};
 
 const VOCABULARY: u32 = 256;
 
-/// Draws `a`. With a gate each step waits for one permit, and for none once the permits' sender is gone.
+/// Draws one letter. With a gate each step waits for one permit, and for none once the permits' sender is gone.
 struct Letters {
+    letter: u8,
     gate: Option<mpsc::Receiver<()>>,
     logits: Vec<f32>,
 }
@@ -46,7 +48,7 @@ impl Engine for Letters {
 
     fn logits(&mut self, _: usize) -> &mut [f32] {
         self.logits.fill(0.0);
-        self.logits[usize::from(b'a')] = 1000.0; // certain at any temperature
+        self.logits[usize::from(self.letter)] = 1000.0; // certain at any temperature
         &mut self.logits
     }
 }
@@ -71,9 +73,48 @@ fn bytes_tokenizer() -> Tokenizer {
     Tokenizer::new(&vocabulary).expect("bytes are enough")
 }
 
+const CONTEXT: u32 = 64;
+
+fn letters(letter: u8, gate: Option<mpsc::Receiver<()>>) -> Station<Letters> {
+    let scheduler = SchedulerLimits {
+        sequences_max: 4,
+        queue_requests_max: 4,
+        queue_tokens_max: 4 * CONTEXT,
+        context_tokens_max: CONTEXT,
+        step_columns_max: 64,
+        kv_blocks: 8,
+        end_tokens: Box::new([]),
+        targets: [Targets::UNHURRIED; 3],
+    };
+    let engine = Letters {
+        letter,
+        gate,
+        logits: vec![0.0; VOCABULARY as usize],
+    };
+    Station::new(scheduler, engine)
+}
+
+fn text(name: &str) -> TextModel {
+    TextModel {
+        served: ServedModel {
+            id: name.into(),
+            created_unix_s: 0,
+            context_tokens_max: CONTEXT,
+        },
+        tokenizer: bytes_tokenizer(),
+        template: Err("no template".into()),
+        limits: RequestLimits {
+            context_tokens_max: CONTEXT,
+            vocabulary: VOCABULARY,
+        },
+        planned_bytes: 0,
+    }
+}
+
 struct Rig {
     server: Server,
     gateway: Gateway,
+    exchange: Exchange<Letters>,
     address: SocketAddr,
     trust: Trust,
 }
@@ -93,41 +134,13 @@ impl Rig {
     }
 
     fn with_gate(gate: Option<mpsc::Receiver<()>>) -> Self {
-        let context_tokens_max = 64;
-        let scheduler = SchedulerLimits {
-            sequences_max: 4,
-            queue_requests_max: 4,
-            queue_tokens_max: 4 * context_tokens_max,
-            context_tokens_max,
-            step_columns_max: 64,
-            kv_blocks: 8,
-            end_tokens: Box::new([]),
-            targets: [Targets::UNHURRIED; 3],
-        };
-        let engine = Letters {
-            gate,
-            logits: vec![0.0; VOCABULARY as usize],
-        };
         let sizes = RingSizes {
             requests: 64,
             events: 4096,
         };
-        let handle = engine_thread::start(Station::new(scheduler, engine), sizes)
-            .expect("a thread can be started");
-        let text = TextModel {
-            served: ServedModel {
-                id: "letters".into(),
-                created_unix_s: 0,
-                context_tokens_max,
-            },
-            tokenizer: bytes_tokenizer(),
-            template: Err("no template".into()),
-            limits: RequestLimits {
-                context_tokens_max,
-                vocabulary: VOCABULARY,
-            },
-        };
-        let (gateway, dispatcher) = Gateway::start(text, handle, 16, 1);
+        let (handle, exchange) =
+            engine_thread::start(letters(b'a', gate), sizes).expect("a thread can be started");
+        let (gateway, dispatcher) = Gateway::start(text("letters"), handle, 16, 1);
         tokio::spawn(dispatcher.run());
         let identity = Identity::loopback().expect("a certificate can be made");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
@@ -137,6 +150,7 @@ impl Rig {
         Self {
             server,
             gateway,
+            exchange,
             address,
             trust: Trust::Roots(identity.chain),
         }
@@ -215,6 +229,16 @@ async fn within<F: Future>(wait: F) -> F::Output {
         .expect("it comes in time")
 }
 
+/// Waits until the model is being changed.
+async fn until_changing(gateway: &Gateway) {
+    within(async {
+        while !gateway.changes_model() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 /// Waits until the gateway holds a request.
 async fn until_taken(gateway: &Gateway) {
     within(async {
@@ -280,6 +304,39 @@ async fn many_answers_share_a_connection_p23() {
         (text(a), text(b), text(c)),
         ("aaa".into(), "aaaaaaa".into(), "a".into())
     );
+}
+
+/// Requests that were taken are finished with the model that they began with, those that come meanwhile wait for the
+/// next one, and none is lost.
+#[tokio::test]
+async fn the_model_is_changed_without_a_lost_request() {
+    let (rig, gate) = Rig::gated();
+    let session = rig.session().await;
+    let (before, after) = (answer(&session, request(9)), answer(&session, request(7)));
+    let change = async {
+        until_taken(&rig.gateway).await;
+        let exchange = rig.exchange.clone();
+        let changed = rig.gateway.change_model(exchange, |old| {
+            drop(old);
+            (Box::new(letters(b'b', None)), text("others"))
+        });
+        // The old engine is held at its gate until the change is under way.
+        let opened = async {
+            tokio::task::yield_now().await;
+            drop(gate);
+        };
+        let (changed, ()) = tokio::join!(changed, opened);
+        changed.expect("the engine goes on");
+    };
+    let after = async {
+        until_changing(&rig.gateway).await;
+        after.await
+    };
+    let (before, (), after) = within(async { tokio::join!(before, change, after) }).await;
+    assert_eq!(before.expect("it is finished").0, "aaaaaaaaa");
+    assert_eq!(after.expect("it waited").0, "bbbbbbb");
+    assert_eq!(rig.gateway.served().id, "others");
+    assert!(rig.gateway.ready());
 }
 
 #[tokio::test]

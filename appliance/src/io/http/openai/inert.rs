@@ -55,7 +55,6 @@ const RULES: &[(&str, Option<Endpoint>, Rule)] = &[
     ("prompt_cache_key", None, Rule::Anything),
     ("prompt_cache_retention", None, Rule::Anything),
     ("store", Some(Chat), Rule::Is(false)),
-    ("n", None, Rule::Number(1.0)),
     ("best_of", Some(Completions), Rule::Number(1.0)),
     ("echo", Some(Completions), Rule::Is(false)),
     ("suffix", Some(Completions), Rule::Empty),

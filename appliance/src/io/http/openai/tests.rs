@@ -19,7 +19,11 @@ fn show(endpoint: Endpoint, body: &str) -> String {
                 .filter(|line| !default.lines().any(|known| known == *line))
                 .map(str::trim)
                 .collect();
-            format!("{:?}: {}", asked.delivery, lines.join(" "))
+            let choices = match asked.choices {
+                1 => String::new(),
+                many => format!(" ×{many}"),
+            };
+            format!("{:?}{choices}: {}", asked.delivery, lines.join(" "))
         }
         Err(refusal) => {
             assert_eq!(refusal.kind, RefusalKind::BadRequest);
@@ -115,6 +119,28 @@ fn chats_that_are_refused() {
 }
 
 #[test]
+fn how_long_it_can_wait_and_how_many_answers() {
+    expect![[r#"
+        "service_tier": "auto" => accepted
+        "service_tier": "flex" => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], class: Batch,
+        "service_tier": "default" => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], class: Standard,
+        "service_tier": "soon" => 400 service_tier: `service_tier`: unknown variant `soon`, expected one of `auto`, `priority`, `default`, `flex` at line 1 column 72
+        "n": 2 => Whole ×2: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ],
+        "n": 0 => 400 n: n is 0: it must be from 1 to 16
+        "n": 17 => 400 n: n is 17: it must be from 1 to 16
+    "#]]
+    .assert_eq(&with(&[
+        r#""service_tier": "auto""#,
+        r#""service_tier": "flex""#,
+        r#""service_tier": "default""#,
+        r#""service_tier": "soon""#,
+        r#""n": 2"#,
+        r#""n": 0"#,
+        r#""n": 17"#,
+    ]));
+}
+
+#[test]
 fn fields_without_effect_may_only_ask_for_none() {
     let accepted = [
         r#""n": 1"#,
@@ -142,7 +168,6 @@ fn fields_without_effect_may_only_ask_for_none() {
         "{shown}"
     );
     expect![[r#"
-        "n": 2 => 400 n: `n`: it has no effect yet: leave it out, or send 1 at line 1 column 57
         "logprobs": true => 400 logprobs: `logprobs`: it has no effect yet: leave it out, or send false at line 1 column 67
         "top_logprobs": 3 => 400 top_logprobs: `top_logprobs`: it has no effect yet: leave it out, or send 0 at line 1 column 68
         "tools": [{"type": "function"}] => 400 tools: `tools`: it has no effect yet: leave it out, or send an empty value at line 1 column 82
@@ -153,7 +178,6 @@ fn fields_without_effect_may_only_ask_for_none() {
         "store": true => 400 store: `store`: it has no effect yet: leave it out, or send false at line 1 column 64
         "reasoning_effort": "low" => 400 reasoning_effort: `reasoning_effort`: it has no effect yet: leave it out, or send null at line 1 column 76
     "#]].assert_eq(&with(&[
-        r#""n": 2"#,
         r#""logprobs": true"#,
         r#""top_logprobs": 3"#,
         r#""tools": [{"type": "function"}]"#,

@@ -1,0 +1,120 @@
+//! An allocator that tells whether threads that should not allocate did.
+//!
+//! A program installs it with `#[global_allocator]`. Threads that took all their memory at start hold a [`guard`]; once
+//! [`arm`]ed, whatever such a thread asks of the heap is counted, or ends the process. Everything else passes through.
+
+#![allow(unsafe_code, reason = "the trait of allocators is unsafe")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// 0: not armed; else what `OnUse` says.
+static ARMED: AtomicU8 = AtomicU8::new(0);
+static USES: AtomicU64 = AtomicU64::new(0);
+
+/// What happens when a guarded thread uses the heap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OnUse {
+    /// [`uses`] counts it.
+    Count = 1,
+    /// The process prints where, and ends.
+    Abort = 2,
+}
+
+/// The system's allocator, watched.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WatchedHeap;
+
+/// While it lives, the thread that made it is guarded.
+#[derive(Debug)]
+pub struct Guard {
+    before: bool,
+    /// It belongs to its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+/// Guards this thread.
+pub fn guard() -> Guard {
+    Guard {
+        before: GUARDED.replace(true),
+        _thread: PhantomData,
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        GUARDED.set(self.before);
+    }
+}
+
+/// From here on guarded threads are watched.
+pub fn arm(on_use: OnUse) {
+    ARMED.store(on_use as u8, Ordering::Relaxed);
+}
+
+/// Times that guarded threads took memory, or gave some back, since the program was armed. Stays 0 where
+/// [`WatchedHeap`] is not installed.
+pub fn uses() -> u64 {
+    USES.load(Ordering::Relaxed)
+}
+
+#[inline]
+fn look() {
+    // A thread that is being torn down has no cell any more, and nothing to guard.
+    if GUARDED.try_with(Cell::get).unwrap_or(false) {
+        used();
+    }
+}
+
+#[cold]
+fn used() {
+    let armed = ARMED.load(Ordering::Relaxed);
+    // A panic takes memory for its message, and has more to say than we have.
+    if armed == 0 || std::thread::panicking() {
+        return;
+    }
+    USES.fetch_add(1, Ordering::Relaxed);
+    if armed == OnUse::Abort as u8 {
+        GUARDED.set(false);
+        let place = std::backtrace::Backtrace::force_capture();
+        #[expect(clippy::print_stderr, reason = "the last words of the process")]
+        {
+            eprintln!("a thread that must not use the heap did:\n{place}");
+        }
+        std::process::abort();
+    }
+}
+
+// SAFETY: every call goes on to the system's allocator as it came.
+unsafe impl GlobalAlloc for WatchedHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        look();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        look();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        look();
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        look();
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}

@@ -1,0 +1,136 @@
+//! Threads that took their memory at start take no more: the real engine, scheduler, samplers and kernel team under a
+//! crowd that comes, leaves, is preempted, guessed for and refused, with a heap that counts what they ask of it.
+
+use std::time::{Duration, Instant};
+
+use outstation::engine::cpu::{self, CpuEngine, EngineSize};
+use outstation::kv::blocks_for;
+use outstation::model::Model;
+use outstation::request::{Class, RequestId, Sampling, Submission, Tenant};
+use outstation::sampler::splitmix;
+use outstation::scheduler::pace::Targets;
+use outstation::scheduler::{Event, SchedulerLimits, logits_rows_max};
+use outstation::station::Station;
+use outstation_kernels::heap::{self, OnUse, WatchedHeap};
+use outstation_kernels::{KvFormat, Team, isa};
+use outstation_wire::gguf::Gguf;
+
+#[global_allocator]
+static HEAP: WatchedHeap = WatchedHeap;
+
+const CONTEXT: u32 = 512;
+const SEQUENCES: u32 = 4;
+
+fn station() -> Station<CpuEngine> {
+    let file = outstation::generate::demo(1);
+    let model = Model::from_gguf(&Gguf::parse(&file).expect("our own")).expect("our own");
+    let kv_blocks = 2 * blocks_for(CONTEXT);
+    let limits = SchedulerLimits {
+        sequences_max: SEQUENCES,
+        queue_requests_max: 8,
+        queue_tokens_max: 4 * CONTEXT,
+        context_tokens_max: CONTEXT,
+        step_columns_max: 64,
+        kv_blocks,
+        end_tokens: Box::new([]),
+        targets: [20, 200, 60_000].map(|ttft| Targets {
+            ttft: Duration::from_millis(ttft),
+            itl: Duration::from_millis(ttft),
+        }),
+    };
+    let size = EngineSize {
+        columns_max: limits.step_columns_max,
+        logits_rows_max: logits_rows_max(SEQUENCES),
+        kv_blocks,
+        kv: KvFormat::F16,
+    };
+    let mut team = Team::new(2);
+    let mut weights = vec![0; model.packed_bytes];
+    cpu::pack(&model, &file, &mut team, &mut weights, |_| ());
+    let cache = vec![0_u8; CpuEngine::cache_bytes(&model, size)];
+    let engine = CpuEngine::new(
+        model,
+        Box::new(weights),
+        Box::new(cache),
+        isa::detect(),
+        team,
+        size,
+    );
+    Station::new(limits, engine)
+}
+
+fn submission(id: u64) -> Box<Submission> {
+    let dice = |sides: u64, salt: u64| splitmix(id.wrapping_mul(1000) + salt) % sides;
+    let small = |sides, salt| u32::try_from(dice(sides, salt)).expect("small");
+    // Few words, so that beginnings are shared and guesses made.
+    let prompt = (0..=dice(200, 1)).map(|i| 300 + small(3, i / 40)).collect();
+    let mut submission = Submission::new(RequestId(id), prompt, 1 + small(100, 2));
+    submission.class = [Class::Interactive, Class::Standard, Class::Batch][small(3, 3) as usize];
+    submission.tenant = Tenant(dice(100, 4) / 50);
+    submission.deadline = (dice(10, 5) == 0).then(|| Duration::from_millis(dice(50, 6)));
+    submission.seed = id;
+    if dice(2, 7) == 0 {
+        submission.sampling = Sampling {
+            top_p: 0.9,
+            repetition_penalty: 1.1,
+            logit_bias: vec![(305, 1.0)],
+            ..Sampling::default()
+        };
+    }
+    Box::new(submission)
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the real engine wants a real clock"
+)]
+fn guarded_threads_use_no_heap_after_ready() {
+    let mut station = station();
+    let started = Instant::now();
+    let mut clock = || started.elapsed();
+    station.warm_up(&mut clock);
+    let mut submissions: Vec<_> = (1..=400).map(submission).rev().collect();
+    // What comes back is dropped where it was made: not on this thread, while it is guarded.
+    let mut ended = Vec::with_capacity(submissions.len());
+    heap::arm(OnUse::Count);
+    let guard = heap::guard();
+    let mut id = 0;
+    for turn in 0..100_000 {
+        for _ in 0..splitmix(turn) % 3 / 2 {
+            if let Some(submission) = submissions.pop() {
+                id = submission.id.0;
+                let now = clock();
+                station.handle_submit(now, now, submission);
+            }
+        }
+        if splitmix(!turn).is_multiple_of(7) {
+            station.handle_cancel(clock(), RequestId(id.saturating_sub(2)));
+        }
+        station.step(&mut clock);
+        while let Some(event) = station.poll_event() {
+            if let Event::Ended { submission, .. } = event {
+                ended.push(submission);
+            }
+        }
+        if ended.len() == 400 {
+            break;
+        }
+    }
+    let ended = ended.len();
+    drop(guard);
+    assert_eq!(ended, 400, "each request ends");
+    assert_eq!(heap::uses(), 0);
+    let totals = station.totals();
+    println!("{totals:?}");
+    assert!(
+        totals.scheduler.guessed > 0 && totals.generated_tokens > 1000,
+        "{totals:?}"
+    );
+
+    let guard = heap::guard();
+    let one = std::hint::black_box(Box::new(1));
+    drop(guard);
+    assert_eq!(heap::uses(), 1, "and it would have been seen");
+    drop(one);
+}
