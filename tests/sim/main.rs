@@ -1,8 +1,8 @@
 //! The real station in a made-up world: a fake engine, a virtual clock, and everything else out of one seed.
 //!
-//! A failure prints `SIM_SEED=…`; that variable runs the one seed again, and `SIM_SEEDS=10000` runs more of them. The
-//! checkers live in `truth` (what a step may do) and `events` (what a request may hear); `simulation` holds the answers
-//! against those of a station that serves one request alone.
+//! A failure prints `SIM_SEED=…`; that variable runs the one seed again, and `SIM_SEEDS=10000` runs more of them, from
+//! `SIM_FROM` on. The checkers live in `truth` (what a step may do) and `events` (what a request may hear);
+//! `simulation` holds the answers against those of a station that serves one request alone.
 
 #![expect(
     clippy::unchecked_time_subtraction,
@@ -51,7 +51,8 @@ fn every_request_is_served_as_if_alone() {
         println!("{tally:#?}");
         return;
     }
-    for seed in 0..variable("SIM_SEEDS").unwrap_or(SEEDS) {
+    let first = variable("SIM_FROM").unwrap_or(0);
+    for seed in first..first + variable("SIM_SEEDS").unwrap_or(SEEDS) {
         let _replay = Replay(seed);
         run(seed, &mut tally);
     }
