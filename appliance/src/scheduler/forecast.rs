@@ -65,8 +65,8 @@ pub fn play(pace: &Pace, now: Duration, mut free: Free, requests: &mut [Outlook]
     // Each round ends a prompt, a stream, what streams are ahead, or the part of a prompt that fills whole steps.
     for _ in 0..ROUNDS_MAX {
         start(pace, &mut free, requests);
-        let columns = columns(pace, requests);
-        let streams = count(requests, Stage::Draws);
+        let streams = requests.iter().filter(|r| r.stage == Stage::Draws).count();
+        let columns = columns(pace, requests, streams);
         let Some(round) = Round::new(pace, requests, streams, columns) else {
             return;
         };
@@ -82,10 +82,6 @@ pub fn play(pace: &Pace, now: Duration, mut free: Free, requests: &mut [Outlook]
             return;
         }
     }
-}
-
-fn count(requests: &[Outlook], stage: Stage) -> usize {
-    requests.iter().filter(|r| r.stage == stage).count()
 }
 
 /// Gives places to those that wait, as `admit` does.
@@ -128,17 +124,16 @@ fn start(pace: &Pace, free: &mut Free, requests: &mut [Outlook]) {
     }
 }
 
-/// Columns of prompts in the next step.
-fn columns(pace: &Pace, requests: &[Outlook]) -> usize {
-    let streams = requests.iter().filter(|r| r.stage == Stage::Draws);
-    let room = pace.columns_max() - streams.clone().count();
-    let columns = if let Some(gap) = streams.map(|r| pace.gap(r.class, r.ahead)).min() {
-        pace.columns_beside(pace.columns_max() - room, gap)
+/// Columns of prompts in the next step, beside some streams.
+fn columns(pace: &Pace, requests: &[Outlook], streams: usize) -> usize {
+    let draws = requests.iter().filter(|r| r.stage == Stage::Draws);
+    let columns = if let Some(gap) = draws.map(|r| pace.gap(r.class, r.ahead)).min() {
+        pace.columns_beside(streams, gap)
     } else {
         let first = requests.iter().find(|r| r.stage == Stage::Reads);
         first.map_or(0, |r| pace.columns_without_streams(r.class))
     };
-    columns.min(room)
+    columns.min(pace.columns_max() - streams)
 }
 
 /// Steps that look the same.
