@@ -3,3 +3,8 @@
 
 pub mod frame;
 pub mod gguf;
+pub mod record;
+#[cfg(feature = "seal")]
+pub mod seal;
+pub mod segment;
+pub mod uplink;
