@@ -1,0 +1,11 @@
+//! The far end of the uplink: a stateless server over an object store, and the tools of who trains models.
+//!
+//! ```text
+//! boxes ─▶ ingest ─▶ seg/…  ─▶ compact ─▶ parquet/… + commits/… ─▶ export, DuckDB, Spark, Ray, pandas
+//! ```
+//!
+//! Replicas hold no state: whatever one of them knows is in the store, each object is written once under a name that
+//! follows from its content, and who comes second finds it there.
+#![forbid(unsafe_code)]
+
+pub mod store;

@@ -1,0 +1,3 @@
+//! `outstation-factory`: see `outstation-factory --help`.
+
+fn main() {}
