@@ -9,6 +9,7 @@ pub mod engine_thread;
 pub mod exchange;
 pub mod gateway;
 pub mod http;
+pub mod memory;
 pub mod quic;
 pub mod tls;
 pub mod weights;

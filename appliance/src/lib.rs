@@ -13,6 +13,7 @@ pub mod budget;
 #[cfg(feature = "io")]
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod generate;
 #[cfg(feature = "io")]
@@ -23,6 +24,8 @@ pub mod model;
 pub mod request;
 pub mod sampler;
 pub mod scheduler;
+pub mod spool;
 pub mod station;
+pub mod superblock;
 pub mod template;
 pub mod tokenizer;

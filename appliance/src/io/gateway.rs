@@ -18,6 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::board::{Board, BoardReading};
 use super::engine_thread::{EngineHandle, ToEngine};
 use super::exchange::Exchange;
+use super::memory::resident_bytes;
 use crate::limits;
 use crate::request::{
     FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits, Timings,
@@ -66,14 +67,6 @@ pub struct Status {
     pub memory_planned_bytes: u64,
     /// What the process has in memory, as the system counts it.
     pub memory_resident_bytes: Option<u64>,
-}
-
-/// `VmRSS`, where there is a /proc.
-fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// A cheap handle that all protocols share.
