@@ -10,6 +10,7 @@ pub mod engine_thread;
 pub mod exchange;
 pub mod gateway;
 pub mod http;
+pub mod log;
 pub mod memory;
 pub mod quic;
 pub mod spool_thread;

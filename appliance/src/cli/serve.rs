@@ -54,7 +54,7 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     let name = loaded.name.clone();
     let (text, engine) = start_engine(&config, loaded, &budget, under_way)?;
     let seed = RandomState::new().build_hasher().finish();
-    let (gateway, dispatcher) = Gateway::start(text, engine, under_way, seed);
+    let (gateway, dispatcher) = Gateway::start(text, engine, under_way, seed, None);
     let dispatching = tokio::spawn(dispatcher.run());
 
     let identity = Identity::loopback().map_err(|e| Failure::new(exit::IO, e.to_string()))?;
@@ -198,6 +198,7 @@ fn start_engine(
     };
     Ok((
         TextModel {
+            digest: [0; 32],
             served,
             tokenizer,
             template,
