@@ -14,6 +14,7 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod flag;
 pub mod generate;
 #[cfg(feature = "io")]
 pub mod io;
