@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod engine;
+pub mod flag;
 pub mod generate;
 #[cfg(feature = "io")]
 pub mod io;

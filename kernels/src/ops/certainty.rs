@@ -56,7 +56,7 @@ impl Certainty {
 /// **Errors** `max`, `top` and the runner-up are exact; `entropy` is within `3e-5 · (1 + entropy)`, `log_sum` within
 /// 1.5e-5. The same bits each time on the same instruction set.
 ///
-/// **Cost** `docs/flagging.md` has the figures: some 30 µs for 151,936 logits.
+/// **Cost** `docs/flagging.md` has the figures: 27 to 38 µs for 151,936 logits on AVX-512.
 pub fn certainty(isa: Isa, logits: &[f32]) -> Certainty {
     assert!(isa.available(), "this machine has no {isa}");
     assert!(!logits.is_empty(), "a row has logits");
