@@ -193,6 +193,7 @@ impl Ingest {
         let staged = self.metrics.timed("load", staging.load(offer.bytes)).await;
         let staged = staged.map_err(unavailable)?;
         let mut upload = Upload::new(id, offer.bytes, staging, room);
+        upload.resumed = !staged.is_empty();
         for piece in &staged {
             upload.push(piece);
         }
@@ -206,7 +207,10 @@ impl Ingest {
         let permit = self.memory.clone().acquire_many_owned(units);
         if let Ok(Ok(permit)) = tokio::time::timeout(self.limits.memory_wait, permit).await {
             let bytes = i64::from(units) << 10;
-            self.metrics.memory_bytes.inc_by(bytes);
+            let all = self.metrics.memory_bytes.inc_by(bytes) + bytes;
+            if all > self.metrics.memory_bytes_peak.get() {
+                self.metrics.memory_bytes_peak.set(all);
+            }
             Ok(Room {
                 metrics: &self.metrics,
                 bytes,
@@ -460,6 +464,3 @@ pub fn unavailable(error: StoreError) -> Refused {
         STORE_AGAIN,
     )
 }
-
-#[cfg(test)]
-mod tests;

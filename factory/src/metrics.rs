@@ -37,6 +37,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Bytes that segments on their way may take in memory.
     pub memory_bytes: Gauge,
+    /// The most that these ever were.
+    pub memory_bytes_peak: Gauge,
     /// Boxes that joined.
     pub enrolments: Counter,
     /// Epochs that were put into quarantine.
@@ -119,6 +121,11 @@ impl Metrics {
             memory_bytes: registered!(
                 "memory_bytes",
                 "Bytes of segments on their way",
+                Gauge::default()
+            ),
+            memory_bytes_peak: registered!(
+                "memory_bytes_peak",
+                "The most that these ever were",
                 Gauge::default()
             ),
             enrolments: registered!("enrolments", "Boxes that joined", Counter::default()),

@@ -32,7 +32,7 @@ use crate::store::Store;
 mod enrol;
 mod identity;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod uplink;
 
 /// Ceilings of a replica.
