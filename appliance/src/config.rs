@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::limits;
 use crate::scheduler::pace::Targets;
+use crate::upload::Window;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -25,6 +26,10 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How many it serves.
     pub serving: ServingConfig,
+    /// Where it keeps what must outlive a restart.
+    pub state: StateConfig,
+    /// How it sends what it saw to its factory.
+    pub uplink: UplinkConfig,
 }
 
 /// What is served.
@@ -154,8 +159,57 @@ impl Default for ServingConfig {
     }
 }
 
+/// Where the box keeps what must outlive a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct StateConfig {
+    /// Folder. Default: systemd's `$STATE_DIRECTORY`, or else /var/lib/outstation.
+    pub folder: Option<PathBuf>,
+}
+
+/// How the box sends what it saw to its factory. Without `outstation enrol` nothing is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct UplinkConfig {
+    /// `host:port` of the factory. Default: where the box was enrolled.
+    pub factory: Option<String>,
+    /// Segments on their way at once. Each takes 64 KiB. Default 2.
+    pub segments_at_once: u32,
+    /// Bytes a second, like `200KiB`. The factory may say less. Default: no limit.
+    pub bytes_per_s_max: Option<ByteSize>,
+    /// Hours in which the link may be used, in UTC by the box's clock, like `22:00-06:00`. Default: all.
+    pub window: Option<String>,
+    /// Whether the most valuable segments (P0) go out at other hours, too. Default: true.
+    pub urgent_outside_window: bool,
+}
+
+impl Default for UplinkConfig {
+    fn default() -> Self {
+        Self {
+            factory: None,
+            segments_at_once: 2,
+            bytes_per_s_max: None,
+            window: None,
+            urgent_outside_window: true,
+        }
+    }
+}
+
+impl UplinkConfig {
+    /// The window, read.
+    pub fn window(&self) -> Result<Option<Window>, ConfigError> {
+        let parse = |text: &String| {
+            text.parse().map_err(|what| ConfigError::Text {
+                key: "uplink.window",
+                what,
+            })
+        };
+        self.window.as_ref().map(parse).transpose()
+    }
+}
+
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 22] = [
+pub const KEYS: [&str; 28] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -178,6 +232,12 @@ pub const KEYS: [&str; 22] = [
     "serving.standard.itl_ms",
     "serving.batch.ttft_ms",
     "serving.batch.itl_ms",
+    "state.folder",
+    "uplink.factory",
+    "uplink.segments_at_once",
+    "uplink.bytes_per_s_max",
+    "uplink.window",
+    "uplink.urgent_outside_window",
 ];
 
 /// Context that is reserved when nobody asks for another.
@@ -193,6 +253,14 @@ pub enum ConfigError {
         key: String,
         /// The known key with the fewest differences.
         nearest: &'static str,
+    },
+    /// A text that means nothing.
+    #[error("`{key}`: {what}")]
+    Text {
+        /// Which.
+        key: &'static str,
+        /// What is wrong, and what to write.
+        what: String,
     },
     /// A number outside of what the limits allow.
     #[error("`{key}` is {value}: it must be from {min} to {max}")]
@@ -293,6 +361,22 @@ impl Config {
         }
         if let Some(threads) = self.engine.threads {
             within("engine.threads", threads.into(), limits::THREADS_MAX)?;
+        }
+        within(
+            "uplink.segments_at_once",
+            self.uplink.segments_at_once,
+            limits::UPLINK_SEGMENTS_MAX,
+        )?;
+        self.uplink.window()?;
+        if let Some(factory) = &self.uplink.factory
+            && factory
+                .rsplit_once(':')
+                .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        {
+            return Err(ConfigError::Text {
+                key: "uplink.factory",
+                what: format!("`{factory}` is no address: write it like factory.example:4434"),
+            });
         }
         if serving.step_tokens_max < serving.sequences_max {
             let (step, sequences) = (serving.step_tokens_max, serving.sequences_max);

@@ -11,4 +11,5 @@ pub mod gateway;
 pub mod http;
 pub mod quic;
 pub mod tls;
+pub mod uplink;
 pub mod weights;

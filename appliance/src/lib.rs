@@ -26,3 +26,4 @@ pub mod scheduler;
 pub mod station;
 pub mod template;
 pub mod tokenizer;
+pub mod upload;

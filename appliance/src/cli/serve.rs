@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::io::engine_thread::{self, RingSizes};
 use crate::io::gateway::{self, Gateway, ServedModel, TextModel};
 use crate::io::tls::{self, Identity};
+use crate::io::uplink::{self, BoxState, Membership, NoSpool, Uplink};
 use crate::io::{http, quic};
 use crate::limits;
 use crate::request::RequestLimits;
@@ -90,6 +91,7 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
         started.elapsed(),
     );
     tracing::info!(certificate = %certificate.display(), "ready");
+    let uplink = start_uplink(&config, &gateway)?;
 
     signals.wait().await;
     tracing::info!("draining: no new requests, {DRAIN_MAX:?} for those that run");
@@ -103,11 +105,48 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     }
     quic.close().await;
     http.close().await;
+    drop(uplink);
     drop(gateway);
     // Everything that holds the gateway is gone, so the dispatcher ends, and the engine with it.
     let _ = tokio::time::timeout(Duration::from_secs(5), dispatching).await;
     let _ = std::fs::remove_file(certificate);
     Ok(())
+}
+
+/// The way to the factory, if the box is enrolled.
+fn start_uplink(config: &Config, gateway: &Gateway) -> Result<Option<Uplink>, Failure> {
+    let Some(member) = Membership::read(&super::enrol::state_folder(config))? else {
+        return Ok(None);
+    };
+    let settings = &config.uplink;
+    let factory = settings
+        .factory
+        .clone()
+        .unwrap_or_else(|| member.factory.factory.clone());
+    tracing::info!(
+        factory,
+        name = member.factory.name,
+        "this box belongs to a fleet"
+    );
+    let options = uplink::Options {
+        segments_at_once: settings.segments_at_once as usize,
+        bytes_per_s_max: settings.bytes_per_s_max.map(|size| size.0),
+        window: settings.window()?,
+        urgent_outside_window: settings.urgent_outside_window,
+        ..uplink::Options::new(factory)
+    };
+    let random = || RandomState::new().build_hasher().finish();
+    let spool = std::sync::Arc::new(NoSpool::new([random(), random()]));
+    let gateway = gateway.clone();
+    let state = move || {
+        let board = gateway.status().board;
+        BoxState {
+            model: gateway.served().id,
+            requests_served: board.first_tokens_in_time + board.first_tokens_late,
+            ..BoxState::default()
+        }
+    };
+    Ok(Some(Uplink::start(options, member, spool, state)))
 }
 
 async fn bind(config: &Config) -> Result<(UdpSocket, TcpListener), Failure> {
