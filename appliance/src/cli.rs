@@ -16,8 +16,10 @@ use crate::config::ByteSize;
 
 mod ask;
 mod bench;
+mod enrol;
 mod exit;
 mod load;
+mod logging;
 mod npy;
 mod progress;
 mod run;
@@ -50,6 +52,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Ask a running outstation, over QUIC.
     Ask(ask::AskArgs),
+    /// Join the fleet of a factory, with the one-time code that it gave out.
+    Enrol(enrol::EnrolArgs),
     /// What a running box is doing.
     Status(status::StatusArgs),
 }
@@ -115,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Ask(args) => ask::ask(&args),
+        Command::Enrol(args) => enrol::enrol(&args),
         Command::Status(args) => status::status(&args),
     };
     match result {

@@ -12,6 +12,7 @@ use crate::flag::{DayLimits, FlagConfig};
 use crate::limits;
 use crate::scheduler::pace::Targets;
 use crate::spool::{Quotas, SpoolLimits};
+use crate::upload::Window;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -31,6 +32,10 @@ pub struct Config {
     pub log: LogConfig,
     /// Where that waits for the factory.
     pub spool: SpoolConfig,
+    /// Where it keeps what must outlive a restart.
+    pub state: StateConfig,
+    /// How it sends what it saw to its factory.
+    pub uplink: UplinkConfig,
 }
 
 /// What is served.
@@ -264,8 +269,57 @@ impl Default for ServingConfig {
     }
 }
 
+/// Where the box keeps what must outlive a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct StateConfig {
+    /// Folder. Default: systemd's `$STATE_DIRECTORY`, or else /var/lib/outstation.
+    pub folder: Option<PathBuf>,
+}
+
+/// How the box sends what it saw to its factory. Without `outstation enrol` nothing is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct UplinkConfig {
+    /// `host:port` of the factory. Default: where the box was enrolled.
+    pub factory: Option<String>,
+    /// Segments on their way at once. Each takes 64 KiB. Default 2.
+    pub segments_at_once: u32,
+    /// Bytes a second, like `200KiB`. The factory may say less. Default: no limit.
+    pub bytes_per_s_max: Option<ByteSize>,
+    /// Hours in which the link may be used, in UTC by the box's clock, like `22:00-06:00`. Default: all.
+    pub window: Option<String>,
+    /// Whether the most valuable segments (P0) go out at other hours, too. Default: true.
+    pub urgent_outside_window: bool,
+}
+
+impl Default for UplinkConfig {
+    fn default() -> Self {
+        Self {
+            factory: None,
+            segments_at_once: 2,
+            bytes_per_s_max: None,
+            window: None,
+            urgent_outside_window: true,
+        }
+    }
+}
+
+impl UplinkConfig {
+    /// The window, read.
+    pub fn window(&self) -> Result<Option<Window>, ConfigError> {
+        let parse = |text: &String| {
+            text.parse().map_err(|what| ConfigError::Text {
+                key: "uplink.window",
+                what,
+            })
+        };
+        self.window.as_ref().map(parse).transpose()
+    }
+}
+
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 30] = [
+pub const KEYS: [&str; 36] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -296,6 +350,12 @@ pub const KEYS: [&str; 30] = [
     "log.durability",
     "spool.bytes_max",
     "spool.commit_ms",
+    "state.folder",
+    "uplink.factory",
+    "uplink.segments_at_once",
+    "uplink.bytes_per_s_max",
+    "uplink.window",
+    "uplink.urgent_outside_window",
 ];
 
 /// Context that is reserved when nobody asks for another.
@@ -311,6 +371,14 @@ pub enum ConfigError {
         key: String,
         /// The known key with the fewest differences.
         nearest: &'static str,
+    },
+    /// A text that means nothing.
+    #[error("`{key}`: {what}")]
+    Text {
+        /// Which.
+        key: &'static str,
+        /// What is wrong, and what to write.
+        what: String,
     },
     /// A number outside of what the limits allow.
     #[error("`{key}` is {value}: it must be from {min} to {max}")]
@@ -420,10 +488,41 @@ impl Config {
         if let Some(threads) = self.engine.threads {
             within("engine.threads", threads.into(), limits::THREADS_MAX)?;
         }
+        within(
+            "uplink.segments_at_once",
+            self.uplink.segments_at_once,
+            limits::UPLINK_SEGMENTS_MAX,
+        )?;
+        self.uplink.window()?;
+        if let Some(factory) = &self.uplink.factory
+            && factory
+                .rsplit_once(':')
+                .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        {
+            return Err(ConfigError::Text {
+                key: "uplink.factory",
+                what: format!("`{factory}` is no address: write it like factory.example:4434"),
+            });
+        }
         if serving.step_tokens_max < serving.sequences_max {
             let (step, sequences) = (serving.step_tokens_max, serving.sequences_max);
             return Err(ConfigError::StepBelowSequences { step, sequences });
         }
+        self.check_log()?;
+        for (key, address) in [
+            ("listen.quic", self.listen.quic),
+            ("listen.http", self.listen.http),
+        ] {
+            if !address.ip().to_canonical().is_loopback() {
+                return Err(ConfigError::OpenToAll { key, address });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    fn check_log(&self) -> Result<(), ConfigError> {
         let shares = [
             ("log.content_share", self.log.content_share),
             ("log.random_share", self.log.random_share.into()),
@@ -442,14 +541,14 @@ impl Config {
                 max: u64::MAX,
             });
         }
-        within("spool.commit_ms", self.spool.commit_ms, 10_000)?;
-        for (key, address) in [
-            ("listen.quic", self.listen.quic),
-            ("listen.http", self.listen.http),
-        ] {
-            if !address.ip().to_canonical().is_loopback() {
-                return Err(ConfigError::OpenToAll { key, address });
-            }
+        let commit_ms = self.spool.commit_ms;
+        if !(1..=10_000).contains(&commit_ms) {
+            return Err(ConfigError::Range {
+                key: "spool.commit_ms",
+                value: commit_ms.into(),
+                min: 1,
+                max: 10_000,
+            });
         }
         Ok(())
     }

@@ -13,6 +13,8 @@ pub mod http;
 pub mod log;
 pub mod memory;
 pub mod quic;
+pub mod spool_link;
 pub mod spool_thread;
 pub mod tls;
+pub mod uplink;
 pub mod weights;

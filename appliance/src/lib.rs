@@ -31,3 +31,4 @@ pub mod station;
 pub mod superblock;
 pub mod template;
 pub mod tokenizer;
+pub mod upload;

@@ -252,6 +252,19 @@ impl<D: Disk> Spool<D> {
         }
     }
 
+    /// The factory will never take a segment: its records are lost to it, and the file is kept for somebody to look at.
+    pub fn handle_refused(&mut self, class: Class, seq: u64, now: Now) {
+        let Some(sealed) = self.index[class.index()].find(seq) else {
+            return;
+        };
+        let records = sealed.record_seq_first..=sealed.record_seq_last;
+        let count = u64::from(sealed.records);
+        self.lost(class, records, count, sealed.bytes, GapReason::Refused);
+        if self.store_state(now).is_ok() {
+            self.set_aside_sealed(sealed, now);
+        }
+    }
+
     /// Begins another epoch: another machine writes this one.
     pub fn begin_epoch(&mut self, epoch: [u8; 16], now: Now) {
         self.seal_all(now);

@@ -8,4 +8,16 @@
 //! follows from its content, and who comes second finds it there.
 #![forbid(unsafe_code)]
 
+pub mod channel;
+pub mod cli;
+pub mod clock;
+pub mod contacts;
+pub mod fleet;
+pub mod ingest;
+pub mod keys;
+pub mod metrics;
+pub mod registry;
+pub mod server;
 pub mod store;
+pub mod trial;
+pub mod web;

@@ -318,6 +318,8 @@ pub enum GapReason {
     Overrun = 5,
     /// Their bytes on the disk were damaged.
     Damaged = 6,
+    /// The factory would not have their segment; it was set aside on the box.
+    Refused = 7,
 }
 
 /// Something changed on the box.

@@ -162,6 +162,13 @@ impl FactoryKey {
     }
 }
 
+/// Bytes from the system's generator.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system has random bytes");
+    bytes
+}
+
 fn recipient(public: &[u8; 32]) -> [u8; 8] {
     let digest = blake3::hash(public);
     *digest

@@ -35,6 +35,13 @@ pub(super) struct Loaded {
     pub sizes: FileSizes,
 }
 
+impl Loaded {
+    /// BLAKE3 of the model's file.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        *blake3::hash((*self.bytes).as_ref()).as_bytes()
+    }
+}
+
 /// Loads the configured model, or the demo model.
 pub(super) fn model(config: &ModelConfig) -> Result<Loaded, Failure> {
     let (bytes, default_name): (ModelBytes, String) = match &config.file {
@@ -188,6 +195,7 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
         },
         &loaded.model,
         loaded.sizes,
+        super::logging::bytes(config)?.as_ref(),
         limit,
     )?)
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outstation_kernels::heap;
@@ -79,6 +79,17 @@ pub struct Status {
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<Shared>,
+}
+
+/// Gives a [`Gateway`] as long as somebody else has one.
+#[derive(Clone)]
+pub struct WeakGateway(Weak<Shared>);
+
+impl WeakGateway {
+    /// The gateway, if there still is one.
+    pub fn upgrade(&self) -> Option<Gateway> {
+        self.0.upgrade().map(|shared| Gateway { shared })
+    }
 }
 
 struct Shared {
@@ -219,6 +230,21 @@ impl Gateway {
             memory_resident_bytes: resident_bytes(),
             log: self.shared.log.as_ref().map(Log::status),
         }
+    }
+
+    /// BLAKE3 of the model's file, where there is a log.
+    pub fn model_digest(&self) -> [u8; 32] {
+        self.text().digest
+    }
+
+    /// Requests that were given to the engine since start.
+    pub fn requests_served(&self) -> u64 {
+        self.shared.next_id.load(Ordering::Relaxed) - 1
+    }
+
+    /// A handle that keeps nothing alive.
+    pub fn downgrade(&self) -> WeakGateway {
+        WeakGateway(Arc::downgrade(&self.shared))
     }
 
     /// The log, where there is one.

@@ -55,6 +55,8 @@ struct Inner {
     /// Drawn at start: record ids are its digests with a counter.
     nonce: [u8; 16],
     next_record: AtomicU64,
+    /// Records that are being made.
+    making: AtomicU64,
     /// A time that the clock cannot be before.
     unix_ms_floor: AtomicU64,
 }
@@ -195,6 +197,7 @@ impl Log {
                 started,
                 nonce,
                 next_record: AtomicU64::new(0),
+                making: AtomicU64::new(0),
                 unix_ms_floor: AtomicU64::new(0),
                 policy,
             }),
@@ -250,12 +253,12 @@ impl Log {
     pub fn end(&self, entry: Box<Entry>, ended: Ended) {
         let log = self.clone();
         let runtime = tokio::runtime::Handle::current();
+        log.inner.making.fetch_add(1, Ordering::AcqRel);
         runtime.clone().spawn_blocking(move || {
-            let Entry { durable, .. } = &*entry;
-            let waits = durable.is_some();
             let (record, worth) = log.inner.ended(&entry, &ended);
             let ticket = log.write(&record, worth);
-            let Some(durable) = entry.durable.filter(|_| waits) else {
+            log.inner.making.fetch_sub(1, Ordering::AcqRel);
+            let Some(durable) = entry.durable else {
                 return;
             };
             runtime.spawn(async move {
@@ -265,6 +268,13 @@ impl Log {
                 let _ = durable.send(());
             });
         });
+    }
+
+    /// Waits until the records of all requests that ended are on their way to the disk.
+    pub async fn made(&self) {
+        while self.inner.making.load(Ordering::Acquire) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// A request was refused before it came to the engine.

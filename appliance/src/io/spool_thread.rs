@@ -34,6 +34,13 @@ pub enum ToSpool {
         /// Its place.
         seq: u64,
     },
+    /// The factory will never take a segment.
+    Refused {
+        /// Its class.
+        class: Class,
+        /// Its place.
+        seq: u64,
+    },
     /// A key for a segment of this epoch.
     Key {
         /// Which.
@@ -413,6 +420,7 @@ impl DiskLoop {
             let now = self.now();
             match command {
                 ToSpool::Acked { class, seq } => spool.handle_acked(class, seq, now),
+                ToSpool::Refused { class, seq } => spool.handle_refused(class, seq, now),
                 ToSpool::Key {
                     epoch,
                     key,

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use outstation_wire::record::GapReason;
 use outstation_wire::segment::Class;
 
-use super::segment::{Sealed, sealed_name};
+use super::segment::{Sealed, bad_name, sealed_name};
 use super::{Now, STUCK_MAX, Spool, SpoolEvent, SpoolLimits};
 use crate::disk::{Disk, DiskError};
 
@@ -168,6 +168,21 @@ impl<D: Disk> Spool<D> {
         let count = u64::from(oldest.records);
         self.lost(class, records, count, oldest.bytes, GapReason::Evicted);
         self.store_state(now).is_ok() && self.remove_sealed(class, oldest.seq, now)
+    }
+
+    /// Renames a sealed segment so that it is not sent. It still counts.
+    pub(super) fn set_aside_sealed(&mut self, sealed: Sealed, now: Now) {
+        let Sealed { class, seq, .. } = sealed;
+        let renamed = self
+            .disk
+            .rename(&sealed_name(class, seq), &bad_name(class, seq));
+        if let Err(error) = renamed.and_then(|()| self.disk.sync_folder()) {
+            return self.rest(now, error);
+        }
+        let index = &mut self.index[class.index()];
+        index.remove(seq);
+        index.left(sealed.bytes);
+        self.tell(SpoolEvent::Removed { class, seq });
     }
 
     /// Removes a sealed segment.
