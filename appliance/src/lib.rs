@@ -20,6 +20,7 @@ pub mod io;
 pub mod kv;
 pub mod limits;
 pub mod model;
+pub mod redact;
 pub mod request;
 pub mod sampler;
 pub mod scheduler;
