@@ -30,7 +30,7 @@ pub(super) const WORDS: [(Form, &str); 5] = [
     ),
     (
         Form::German,
-        "straße strasse str. weg platz allee gasse ring damm ufer chaussee markt steig stieg linden anger graben hof",
+        "straße strasse str. weg platz allee gasse ring damm ufer chaussee markt linden anger graben hof",
     ),
     (
         Form::French,
@@ -120,8 +120,10 @@ const ENGLISH: &str = r"(?x)(?-u:\b) [0-9]{1,5}[A-Za-z]?(?:\s?[-/]\s?[0-9]{1,4})
 
 const GERMAN: &str = r"(?x)
     (?:(?:A[mn]|Im|In|Zu[mr]|Alte[rs]?|Neue[rs]?|Große[rs]?|Kleine[rs]?|Obere[rs]?|Untere[rs]?|Sankt|St\.|der|den|dem)\x20){0,2}
-    (?: (?:\p{Lu}[\p{L}.]*-){0,3}\p{Lu}?[\p{L}.]*\p{L}
-            (?:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer|chaussee|markt|steig|stieg|graben|hof)
+    (?: (?:\p{Lu}[\p{L}.]*-){0,3}\p{Lu}[\p{L}.]*
+            (?:straße|strasse|str\.|weg|platz|allee|gasse|damm|chaussee|markt|graben|hof|[b-zöüß]ufer
+              |(?:stadt|süd|nord|ost|west|außen|innen|linden|rosen|park|alt)ring)
+      | (?:Süd|Nord|Ost|West|Außen|Innen|Alt)(?:ring|str\.|straße|weg)
       | (?:\p{Lu}[\p{L}.'’]*-){0,3}\p{Lu}[\p{L}.'’]*[\x20-]
             (?:Straße|Strasse|Str\.|Weg|Platz|Allee|Gasse|Ring|Damm|Ufer|Chaussee|Markt|Graben|Hof)
       | (?:Straße|Platz|Allee)\x20(?:des|der)\x20(?:[0-9]{1,2}\.\x20)?\p{Lu}\p{L}+ | Unter\x20den\x20Linden | Am\x20Anger )

@@ -79,7 +79,9 @@ fn with_colons(text: &str, at: usize, floor: usize) -> Option<Find> {
             });
         }
         let digit = address.bytes().any(|byte| byte.is_ascii_digit());
-        if digit && address.parse::<Ipv6Addr>().is_ok() {
+        // `process_0_to_15::<T>` is code.
+        let code = text[..start].ends_with('_') || address.len() < 5 && address.ends_with("::");
+        if digit && !code && address.parse::<Ipv6Addr>().is_ok() {
             let end = end + zone_length(&text[end..]);
             return Some(Find {
                 start,
@@ -186,9 +188,7 @@ fn is_mac(bytes: &[u8]) -> bool {
         | ([4, 4, 4], b':' | b'.')
         | ([6, 6], b':') => true,
         // These look like other numbers if there is no letter.
-        ([4, 4, 4] | [6, 6], b'-') | ([4, 4, 4, 4], b'.') | ([2, 2, 2, 2, 2, 2], b'.' | b' ') => {
-            letters
-        }
+        ([4, 4, 4] | [6, 6], b'-') | ([2, 2, 2, 2, 2, 2], b'.' | b' ') => letters,
         _ => false,
     }
 }

@@ -249,6 +249,16 @@ impl Run<'_> {
             && self.gap(first + 2) != gap
     }
 
+    /// `1995-2011`.
+    fn is_years(&self, first: usize) -> bool {
+        let year = |group: usize| {
+            let Group { start, end } = self.groups[group];
+            end - start == 4 && ["19", "20"].contains(&&self.text[start..start + 2])
+        };
+        let two = first + 1 < self.groups.len() && year(first) && year(first + 1);
+        two && self.gap(first) == "-" && self.gap(first + 1) != "-"
+    }
+
     /// Ends of the stretches from here that have as many digits as something may have, with those digits.
     fn lasts(&self, first: usize) -> Few<(usize, Digits), GROUPS_MAX> {
         let mut lasts = Few::new();
@@ -277,6 +287,9 @@ impl Run<'_> {
         let lengths = (first..=last).map(|group| self.length(group));
         let lengths: Few<_, GROUPS_MAX> = lengths.collect();
         let labelled = |kind| label == Some(kind);
+        if self.is_fraction(first, last) && label.is_none() {
+            return None;
+        }
         let subscriber = all.len() == 15
             && check::is_mobile_country(digits)
             && matches!(
@@ -330,6 +343,26 @@ impl Run<'_> {
         }
     }
 
+    /// Whether pairs of digits are bytes: French numbers have five of them, and no hexadecimal pair before.
+    fn is_dump(&self, lengths: &[usize]) -> bool {
+        let before = &self.text.as_bytes()[..self.groups[0].start];
+        let pair = |[edge, high, low, space]: &[u8; 4]| {
+            let hexadecimal = high.is_ascii_hexdigit() && low.is_ascii_hexdigit();
+            !edge.is_ascii_alphanumeric() && edge.is_ascii() && hexadecimal && *space == b' '
+        };
+        let pairs = (0..self.groups.len())
+            .filter(|&group| self.length(group) == 2)
+            .count();
+        let after_pair = before.last_chunk().is_some_and(pair);
+        lengths.iter().all(|&length| length == 2) && (after_pair || pairs % 5 != 0)
+    }
+
+    /// Whether a stretch is the decimals of a number, or a number with decimals.
+    fn is_fraction(&self, first: usize, last: usize) -> bool {
+        let decimals = first > 0 && first == last && self.gap(first - 1) == ".";
+        decimals || last == first + 1 && self.gap(first) == "."
+    }
+
     fn is_national_phone(
         &self,
         first: usize,
@@ -347,16 +380,13 @@ impl Run<'_> {
             gap == "-" || gap == "." || self.text[self.groups[last].end..].starts_with(':');
         let clock = self.text[..start].ends_with(':')
             && self.text[..start - 1].ends_with(|c: char| c.is_ascii_digit());
-        let gaps: Few<_, GROUPS_MAX> = (first..last)
-            .map(|group| {
-                if self.gap(group).trim() == "" {
-                    Gap::Space
-                } else {
-                    Gap::Sign
-                }
-            })
-            .collect();
-        !inside && !goes_on && !clock && phone::is_national(digits, lengths, &gaps)
+        let gaps = (first..last).map(|group| Gap::new(self.gap(group)));
+        let gaps: Few<_, GROUPS_MAX> = gaps.collect();
+        !inside
+            && !self.is_dump(lengths)
+            && !goes_on
+            && !clock
+            && phone::is_national(digits, lengths, &gaps)
     }
 }
 
@@ -383,6 +413,9 @@ fn stretch(run: &Run, first: usize, version_end: &mut Option<usize>) -> (usize, 
     }
     if run.is_date(first) {
         return (3, None);
+    }
+    if run.is_years(first) {
+        return (2, None);
     }
     let lasts = run.lasts(first);
     if lasts.is_empty() {

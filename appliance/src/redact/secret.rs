@@ -160,7 +160,7 @@ pub(super) fn at(text: &str, form: Form, word: Range<usize>) -> Option<Find> {
             if !wanted || before.is_ascii_alphanumeric() || before == b'_' {
                 return None;
             }
-            let end = word.end + length(&bytes[word.end..], signs);
+            let end = word.end + length(&bytes[word.end..], signs, KEY_BYTES_MAX);
             let tail = text[word.end..end].trim_end_matches(['.', '-']);
             let digits = tail.bytes().any(|byte| byte.is_ascii_digit());
             (tail.len() >= least && digits).then(|| key(word.start..word.end + tail.len()))?
@@ -188,14 +188,14 @@ pub(super) fn at(text: &str, form: Form, word: Range<usize>) -> Option<Find> {
 }
 
 /// How many of these signs there are, up to a bound: many prefixes may begin in one another.
-fn length(bytes: &[u8], signs: Signs) -> usize {
+fn length(bytes: &[u8], signs: Signs, most: usize) -> usize {
     let inside = |byte: &&u8| match signs {
         Signs::Alphanumeric => byte.is_ascii_alphanumeric(),
         Signs::Upper => byte.is_ascii_uppercase() || byte.is_ascii_digit(),
         Signs::Url => byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'),
         Signs::Dotted => byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'),
     };
-    bytes.iter().take(KEY_BYTES_MAX).take_while(inside).count()
+    bytes.iter().take(most).take_while(inside).count()
 }
 
 /// RFC 7519 section 3: header, claims and signature, or the five parts of an encrypted one.
@@ -208,7 +208,7 @@ fn jwt(bytes: &[u8], start: usize) -> Option<usize> {
             }
             end += 1;
         }
-        let length = length(&bytes[end..], Signs::Url);
+        let length = length(&bytes[end..], Signs::Url, CLAIMS_BYTES_MAX);
         if part < 2 && length < 8 {
             return None;
         }
@@ -331,7 +331,10 @@ fn assigned(text: &str, form: Form, word: Range<usize>) -> Option<Range<usize>> 
         ("=", Tie::Equals),
         (":", Tie::Colon),
     ];
-    let flagged = text[..word.start].ends_with("--") || text[..word.start].ends_with('-');
+    let flagged = text[..word.start].ends_with("--") || text[..word.start].ends_with(" -");
+    if rest.starts_with("::") {
+        return None;
+    }
     let tie = if let Some((sign, tie)) = ties.iter().find(|(sign, _)| rest.starts_with(sign)) {
         at += sign.len();
         *tie
@@ -416,6 +419,11 @@ fn is_secret(text: &str, form: Form, tie: Tie, place: &Range<usize>) -> bool {
     let strange = digit || symbol || mixed;
     let last = text[place.end..].trim_start_matches(['.', '"', '\'', '`', ')', '!', '*', ' ']);
     let last = last.is_empty() || last.starts_with(['\n', ',', ';', '}', '|', '&']);
+    // `Token(1)` and `auth::Token` are code.
+    let code = !quoted && (value.contains('(') || value.contains("::"));
+    if form == Form::Token && code {
+        return false;
+    }
     let enough = value.len() >= if form == Form::Password { 3 } else { 6 };
     match (form, tie) {
         (Form::Pin, _) => (4..=8).contains(&value.len()) && number && !value.contains('.'),
@@ -429,12 +437,10 @@ fn is_secret(text: &str, form: Form, tie: Tie, place: &Range<usize>) -> bool {
     }
 }
 
-const VERBS: [&str; 8] = [
-    "is ", "ist ", "est ", "es ", "lautet ", "was ", "war ", "to ",
-];
+const VERBS: [&str; 7] = ["is ", "ist ", "est ", "es ", "lautet ", "was ", "war "];
 
 /// What people say about passwords.
-const NO_SECRETS: [&str; 58] = [
+const NO_SECRETS: [&str; 59] = [
     "required",
     "expired",
     "missing",
@@ -489,14 +495,18 @@ const NO_SECRETS: [&str; 58] = [
     "olvidada",
     "sí",
     "forgotten",
+    "new",
     "vergessen",
     "input",
     "prompt",
     "self",
 ];
 
-/// Of one part of a key; the longest are claims of a JWT.
-const KEY_BYTES_MAX: usize = 4096;
+/// After a prefix. No key is longer.
+const KEY_BYTES_MAX: usize = 512;
+
+/// Of one part of a JWT.
+const CLAIMS_BYTES_MAX: usize = 8192;
 
 const USERINFO_BYTES_MAX: usize = 320;
 const VALUE_BYTES_MAX: usize = 320;
