@@ -57,7 +57,7 @@ fn attention(c: &mut Criterion) {
         let tables: Vec<u32> = (0..positions.div_ceil(BLOCK_POSITIONS) as u32).collect();
         let q = noise(3, columns_max * heads * HEAD_DIM);
         let mut out = vec![0.0; q.len()];
-        for format in [KvFormat::F16, KvFormat::Q8_0] {
+        for format in [KvFormat::F16, KvFormat::Q8_0, KvFormat::I16] {
             let shape_kv = KvShape {
                 format,
                 kv_heads,

@@ -88,6 +88,66 @@ pub(crate) struct Scratch {
     weights: Box<[f32]>,
     /// `[QUAD][head_dim / 32][TILE]`: weights times scales of values; q8_0 only.
     scaled: Box<[f32]>,
+    /// What integer kernels of i16 need: see `words`.
+    pub(crate) words: Words,
+}
+
+/// Memory of kernels that multiply integers.
+pub(crate) struct Words {
+    /// `[ROWS][padded head_dim]`: queries in codes, and what codes of each row are multiplied with.
+    pub(crate) q: Box<[i16]>,
+    pub(crate) q_scales: Box<[f32]>,
+    /// `[padded head_dim / 2][TILE][2]`: keys of a tile that does not lie so.
+    pub(crate) k: Box<[i16]>,
+    /// `[TILE / 2][padded head_dim][2]`: values of such a tile.
+    pub(crate) v: Box<[i16]>,
+    /// `[ROWS][SCORES]`: scores over the span, then weights, then their codes in the first half.
+    pub(crate) scores: Box<[f32]>,
+    /// `[ROWS][SPAN / TILE]`: what codes of weights are multiplied with.
+    pub(crate) steps: Box<[f32]>,
+    /// `[SPAN]`: scales of values.
+    pub(crate) value_scales: Box<[f32]>,
+}
+
+/// Floats between rows of scores: a span, and a line, so that one tile's scores of many rows lie in many sets of the
+/// cache.
+pub(crate) const SCORES: usize = SPAN + PAD;
+
+impl Words {
+    fn new(dim: usize) -> Words {
+        let floats = |len: usize| vec![0.0; len].into_boxed_slice();
+        let words = |len: usize| vec![0; len].into_boxed_slice();
+        Words {
+            q: words(ROWS * dim),
+            q_scales: floats(ROWS),
+            k: words(TILE * dim),
+            v: words(TILE * dim),
+            scores: floats(ROWS * SCORES),
+            steps: floats(ROWS * (SPAN / TILE)),
+            value_scales: floats(SPAN),
+        }
+    }
+
+    fn bytes(dim: usize) -> usize {
+        2 * (ROWS + 2 * TILE) * dim + 4 * (ROWS * (1 + SCORES + SPAN / TILE) + SPAN)
+    }
+
+    #[cfg(test)]
+    fn real_bytes(&self) -> usize {
+        let floats = [
+            &self.q_scales,
+            &self.scores,
+            &self.steps,
+            &self.value_scales,
+        ];
+        let floats: usize = floats.iter().map(|floats| size_of_val(&***floats)).sum();
+        let words = [&self.q, &self.k, &self.v];
+        floats
+            + words
+                .iter()
+                .map(|words| size_of_val(&***words))
+                .sum::<usize>()
+    }
 }
 
 impl Scratch {
@@ -105,13 +165,16 @@ impl Scratch {
             scales: floats(2 * scales(dim)),
             weights: floats(ROWS * TILE),
             scaled: floats(QUAD * scales(dim)),
+            words: Words::new(dim),
         }
     }
 
     pub(crate) fn bytes(head_dim_max: usize) -> usize {
         let dim = head_dim_max.next_multiple_of(PAD);
         let row = 2 + 2 * dim + TILE;
-        ROWS * size_of::<Row>() + 4 * (ROWS * row + 2 * TILE * dim + (2 + QUAD) * scales(dim))
+        ROWS * size_of::<Row>()
+            + 4 * (ROWS * row + 2 * TILE * dim + (2 + QUAD) * scales(dim))
+            + Words::bytes(dim)
     }
 
     #[cfg(test)]
@@ -128,7 +191,7 @@ impl Scratch {
             &self.scaled,
         ];
         let floats: usize = floats.iter().map(|floats| size_of_val(&***floats)).sum();
-        size_of_val(&*self.rows) + floats
+        size_of_val(&*self.rows) + floats + self.words.real_bytes()
     }
 }
 
@@ -296,7 +359,7 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
     let last = seen.iter().map(|row| row.visible.end).max().unwrap_or(0);
     let end = last.min((span + 1) * SPAN);
     // Whether a tile of a block is what the loops read.
-    let whole = shape.block_positions == TILE && dim == padded;
+    let whole = shape.block_positions == TILE && dim == padded && shape.format != KvFormat::I16;
     let planes = |position| job.kv.planes(job.query, job.tables, position, job.kv_head);
     for start in (first.max(span * SPAN) / TILE * TILE..end).step_by(TILE) {
         let (k, v, _) = planes(start);
@@ -320,6 +383,7 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
             match shape.format {
                 KvFormat::F16 => quads::<F, Halves, WIDE>(job, rows, tile, scratch),
                 KvFormat::Q8_0 => quads::<F, Codes, WIDE>(job, rows, tile, scratch),
+                KvFormat::I16 => unreachable!("its pairs are copied"),
             }
             continue;
         }
@@ -331,7 +395,9 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
         (tile.k, tile.v) = (scratch.k.as_ptr().cast(), scratch.v.as_ptr().cast());
         match shape.format {
             KvFormat::F16 => quads::<F, Copied<false>, WIDE>(job, rows, tile, scratch),
-            KvFormat::Q8_0 => quads::<F, Copied<true>, WIDE>(job, rows, tile, scratch),
+            KvFormat::Q8_0 | KvFormat::I16 => {
+                quads::<F, Copied<true>, WIDE>(job, rows, tile, scratch);
+            }
         }
     }
 }
@@ -366,6 +432,7 @@ fn copy_tile<F: Floats>(format: KvFormat, dim: usize, tile: &Tile, scratch: &mut
                     Codes::load::<F>(tile.k.add(at)).store(k.add(at));
                     Codes::load::<F>(tile.v.add(at)).store(v.add(at));
                 }
+                KvFormat::I16 => unreachable!("its pairs are copied"),
             }
         }
     }
@@ -474,7 +541,7 @@ fn scores<F: Floats, N: Numbers, const R: usize>(
             let scales = scratch.scales.as_ptr().add(lane);
             for start in (0..dim).step_by(group) {
                 let mut products = [[F::splat(0.0); 2]; R];
-                for d in start..start + group {
+                for d in start..(start + group).min(dim) {
                     let at = k.add(d * TILE * N::BYTES);
                     let low = N::load::<F>(at);
                     let high = N::load::<F>(at.add(F::LANES * N::BYTES));

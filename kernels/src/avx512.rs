@@ -8,6 +8,7 @@
 )]
 
 mod attention;
+mod words;
 
 use std::arch::asm;
 use std::arch::x86_64::{

@@ -305,7 +305,7 @@ fn deep() -> Vec<(usize, u32)> {
     edges.into_iter().chain(run).collect()
 }
 
-const FORMATS: [KvFormat; 2] = [KvFormat::F16, KvFormat::Q8_0];
+const FORMATS: [KvFormat; 3] = [KvFormat::F16, KvFormat::Q8_0, KvFormat::I16];
 
 #[test]
 fn spans_and_formats_are_near_the_formula() {
