@@ -24,6 +24,8 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use crate::floats::{Floats, exp};
 use crate::ops::{KV_SCALE_GROUP, KvFormat, KvLayer, Query};
 
@@ -359,7 +361,7 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
     let last = seen.iter().map(|row| row.visible.end).max().unwrap_or(0);
     let end = last.min((span + 1) * SPAN);
     // Whether a tile of a block is what the loops read.
-    let whole = shape.block_positions == TILE && dim == padded && shape.format != KvFormat::I16;
+    let whole = shape.block_positions == TILE && dim == padded;
     let planes = |position| job.kv.planes(job.query, job.tables, position, job.kv_head);
     for start in (first.max(span * SPAN) / TILE * TILE..end).step_by(TILE) {
         let (k, v, _) = planes(start);
@@ -379,7 +381,7 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
         if shape.format == KvFormat::Q8_0 && whole {
             load_scales::<F>(dim, &tile, scratch);
         }
-        if whole && rows <= DIRECT_ROWS {
+        if whole && rows <= DIRECT_ROWS && shape.format != KvFormat::I16 {
             match shape.format {
                 KvFormat::F16 => quads::<F, Halves, WIDE>(job, rows, tile, scratch),
                 KvFormat::Q8_0 => quads::<F, Codes, WIDE>(job, rows, tile, scratch),
@@ -387,7 +389,9 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
             }
             continue;
         }
-        if whole {
+        if whole && shape.format == KvFormat::I16 {
+            copy_words(dim, (k, v), scratch);
+        } else if whole {
             copy_tile::<F>(shape.format, dim, &tile, scratch);
         } else {
             copy_positions(job, first.max(start)..last.min(start + TILE), scratch);
@@ -433,6 +437,32 @@ fn copy_tile<F: Floats>(format: KvFormat, dim: usize, tile: &Tile, scratch: &mut
                     Codes::load::<F>(tile.v.add(at)).store(v.add(at));
                 }
                 KvFormat::I16 => unreachable!("its pairs are copied"),
+            }
+        }
+    }
+}
+
+/// Copies a whole tile of i16, whose pairs lie apart in the copy, and its scales. A head has one scale, which the
+/// copy repeats for each 32 elements.
+#[inline(always)]
+fn copy_words(dim: usize, (keys, values): (&[u8], &[u8]), scratch: &mut Scratch) {
+    let word = |bytes: [u8; 2]| f32::from(i16::from_le_bytes(bytes));
+    for (from, to, len) in [(keys, &mut scratch.k, TILE), (values, &mut scratch.v, dim)] {
+        let pairs = from[..2 * dim * TILE].chunks_exact(4 * len);
+        for (pairs, to) in pairs.zip(to.chunks_exact_mut(2 * len)) {
+            let (even, odd) = to.split_at_mut(len);
+            for (([a, b, c, d], even), odd) in pairs.as_chunks().0.iter().zip(even).zip(odd) {
+                (*even, *odd) = (word([*a, *b]), word([*c, *d]));
+            }
+        }
+    }
+    let len = scales(dim);
+    let (key_scales, value_scales) = scratch.scales.split_at_mut(len);
+    for (plane, scales) in [(keys, key_scales), (values, value_scales)] {
+        let from = plane[2 * dim * TILE..].as_chunks().0;
+        for scales in scales[..len].chunks_exact_mut(TILE) {
+            for (scale, bytes) in scales.iter_mut().zip(from) {
+                *scale = bf16::from_le_bytes(*bytes).to_f32();
             }
         }
     }

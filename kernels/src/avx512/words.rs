@@ -336,12 +336,11 @@ impl Pass<'_> {
             self.copy_values(tile, &mut scratch.words);
             scratch.words.v.as_ptr().cast()
         };
-        if self.whole {
-            let next = self.planes_ahead(tile).1;
-            for at in (0..self.dim * TILE * 2).step_by(64) {
-                prefetch_line(next.as_ptr().wrapping_add(at));
-            }
-        }
+        let mut next = if self.whole {
+            self.planes_ahead(tile).1
+        } else {
+            &[]
+        };
         for first in (0..self.rows).step_by(VALUE_ROWS) {
             let last = (first + VALUE_ROWS).min(self.rows);
             let rows = &scratch.rows[first..last];
@@ -359,18 +358,23 @@ impl Pass<'_> {
                 // SAFETY: v has `padded · TILE` words, and `span` asserted what rows need.
                 unsafe {
                     match (last - first, wide) {
-                        (1, true) => self.add_rows::<1, 4>(at, v, &seeing, scratch),
-                        (2, true) => self.add_rows::<2, 4>(at, v, &seeing, scratch),
-                        (3, true) => self.add_rows::<3, 4>(at, v, &seeing, scratch),
-                        (_, true) => self.add_rows::<VALUE_ROWS, 4>(at, v, &seeing, scratch),
-                        (1, false) => self.add_rows::<1, 1>(at, v, &seeing, scratch),
-                        (2, false) => self.add_rows::<2, 1>(at, v, &seeing, scratch),
-                        (3, false) => self.add_rows::<3, 1>(at, v, &seeing, scratch),
-                        (_, false) => self.add_rows::<VALUE_ROWS, 1>(at, v, &seeing, scratch),
+                        (1, true) => self.add_rows::<1, 4>(at, (v, next), &seeing, scratch),
+                        (2, true) => self.add_rows::<2, 4>(at, (v, next), &seeing, scratch),
+                        (3, true) => self.add_rows::<3, 4>(at, (v, next), &seeing, scratch),
+                        (_, true) => {
+                            self.add_rows::<VALUE_ROWS, 4>(at, (v, next), &seeing, scratch)
+                        }
+                        (1, false) => self.add_rows::<1, 1>(at, (v, next), &seeing, scratch),
+                        (2, false) => self.add_rows::<2, 1>(at, (v, next), &seeing, scratch),
+                        (3, false) => self.add_rows::<3, 1>(at, (v, next), &seeing, scratch),
+                        (_, false) => {
+                            self.add_rows::<VALUE_ROWS, 1>(at, (v, next), &seeing, scratch)
+                        }
                     }
                 }
                 d += if wide { 4 * LANES } else { LANES };
             }
+            next = &[]; // once is enough
         }
     }
 
@@ -380,7 +384,7 @@ impl Pass<'_> {
     unsafe fn add_rows<const R: usize, const W: usize>(
         &self,
         (first, tile, d): (usize, usize, usize),
-        v: *const u8,
+        (v, next): (*const u8, &[u8]),
         seeing: &[bool; VALUE_ROWS],
         scratch: &mut Scratch,
     ) {
@@ -400,6 +404,12 @@ impl Pass<'_> {
                     for w in 0..W {
                         sums[r][w] = _mm512_dpwssd_epi32(sums[r][w], values[w], code);
                     }
+                }
+            }
+            if !next.is_empty() {
+                for w in 0..W {
+                    let at = (pair * self.padded + d + w * LANES) * 4;
+                    prefetch_line(next.as_ptr().wrapping_add(at));
                 }
             }
         }

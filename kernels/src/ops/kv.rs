@@ -23,6 +23,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::attention::Query;
+use crate::Isa;
 
 /// Values that share a scale in [`KvFormat::Q8_0`].
 pub const KV_SCALE_GROUP: usize = 32;
@@ -50,13 +51,27 @@ impl KvFormat {
         }
     }
 
+    /// The one that an instruction set attends fastest without less precision than halves: [`KvFormat::I16`] where
+    /// there are products of pairs of words, and where heads fit it.
+    pub fn of(isa: Isa, head_dim: usize) -> KvFormat {
+        match isa {
+            Isa::Avx512 if KvFormat::I16.fits(head_dim) => KvFormat::I16,
+            _ => KvFormat::F16,
+        }
+    }
+
+    /// What the width of a head must be a multiple of.
+    pub const fn head_multiple(self) -> usize {
+        match self {
+            KvFormat::F16 => 1,
+            KvFormat::Q8_0 => KV_SCALE_GROUP,
+            KvFormat::I16 => 2,
+        }
+    }
+
     /// Whether heads of this width can be stored.
     pub const fn fits(self, head_dim: usize) -> bool {
-        match self {
-            KvFormat::F16 => true,
-            KvFormat::Q8_0 => head_dim.is_multiple_of(KV_SCALE_GROUP),
-            KvFormat::I16 => head_dim.is_multiple_of(2),
-        }
+        head_dim.is_multiple_of(self.head_multiple())
     }
 }
 
