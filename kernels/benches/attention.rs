@@ -8,6 +8,10 @@
 //! Layers take turns, so that keys and values come from memory, as in a step of a model.
 
 #![allow(missing_docs, reason = "criterion's macros write public items")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "positions are far below 2³²"
+)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use outstation_kernels::isa::detect;

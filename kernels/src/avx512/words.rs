@@ -301,8 +301,8 @@ impl Pass<'_> {
                 let low = _mm512_loadu_si512(k.add(pair * TILE * 4).cast());
                 let high = _mm512_loadu_si512(k.add(pair * TILE * 4 + 64).cast());
                 for r in 0..R {
-                    let q = q.add(r * self.padded + pair * 2).cast::<i32>();
-                    let q = _mm512_set1_epi32(q.read_unaligned());
+                    let q = q.add(r * self.padded + pair * 2);
+                    let q = _mm512_set1_epi32(q.cast::<i32>().read_unaligned());
                     sums[r][0] = _mm512_dpwssd_epi32(sums[r][0], low, q);
                     sums[r][1] = _mm512_dpwssd_epi32(sums[r][1], high, q);
                 }
@@ -362,13 +362,13 @@ impl Pass<'_> {
                         (2, true) => self.add_rows::<2, 4>(at, (v, next), &seeing, scratch),
                         (3, true) => self.add_rows::<3, 4>(at, (v, next), &seeing, scratch),
                         (_, true) => {
-                            self.add_rows::<VALUE_ROWS, 4>(at, (v, next), &seeing, scratch)
+                            self.add_rows::<VALUE_ROWS, 4>(at, (v, next), &seeing, scratch);
                         }
                         (1, false) => self.add_rows::<1, 1>(at, (v, next), &seeing, scratch),
                         (2, false) => self.add_rows::<2, 1>(at, (v, next), &seeing, scratch),
                         (3, false) => self.add_rows::<3, 1>(at, (v, next), &seeing, scratch),
                         (_, false) => {
-                            self.add_rows::<VALUE_ROWS, 1>(at, (v, next), &seeing, scratch)
+                            self.add_rows::<VALUE_ROWS, 1>(at, (v, next), &seeing, scratch);
                         }
                     }
                 }
