@@ -13,7 +13,7 @@
 //! weights, one tile) from what that row sees.
 //!
 //! No sum leaves i32: a key's codes have a norm of 32767 and a query's of 65000, before rounding moves each by 8 at
-//! most (16 for 1024 elements); codes of a tile's weights have a sum of 32767 and 16, those of values are 32767 at most.
+//! most (16 for 1024 elements); codes of a tile's weights have a sum of 32767 and 16, those of values are 32767.
 
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
 #![allow(
