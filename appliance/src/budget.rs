@@ -67,7 +67,7 @@ pub enum BudgetError {
     },
     /// Heads that the format cannot store.
     #[error(
-        "engine.kv is {kv}, which stores heads of a multiple of 32 elements, the model's have {head_dim}: use f16"
+        "engine.kv is {kv}, which stores heads of a multiple of {} elements, the model's have {head_dim}: use f16", kv.head_multiple()
     )]
     KvFormat {
         /// Configured.

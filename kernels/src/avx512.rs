@@ -9,6 +9,7 @@
 
 mod attention;
 mod certainty;
+mod words;
 
 use std::arch::asm;
 use std::arch::x86_64::{

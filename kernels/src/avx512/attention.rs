@@ -15,11 +15,15 @@ use std::arch::x86_64::{
 
 use crate::attention::{self, Job, Scratch};
 use crate::floats::{Floats, floats};
+use crate::ops::KvFormat;
 
 /// See `attention::span`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) fn attend_span(job: &Job<'_>, rows: usize, span: usize, scratch: &mut Scratch) {
-    attention::span::<Sixteen, 4>(job, rows, span, scratch);
+    match job.kv.shape.format {
+        KvFormat::F16 | KvFormat::Q8_0 => attention::span::<Sixteen, 4>(job, rows, span, scratch),
+        KvFormat::I16 => super::words::span(job, rows, span, scratch),
+    }
 }
 
 floats! {
