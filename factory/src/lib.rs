@@ -8,4 +8,13 @@
 //! follows from its content, and who comes second finds it there.
 #![forbid(unsafe_code)]
 
+pub mod clean;
+pub mod commits;
+pub mod compact;
+pub mod days;
+pub mod erase;
+pub mod retain;
+mod rewrite;
+pub mod rows;
+pub mod segments;
 pub mod store;
