@@ -107,9 +107,9 @@ pub(crate) async fn delete_what_is_due(
     let segments = segments.filter(|(_, pending)| pending.urgent || over(pending.unix_ms));
     let due = segments.map(|(key, _)| key.clone());
     let due: Vec<String> = due.chain(state.condemned().iter().cloned()).collect();
-    futures_util::stream::iter(&due)
+    futures_util::stream::iter(due.clone())
         .map(|key| async move {
-            let path = Path::parse(key).map_err(|_| CommitError::Broken {
+            let path = Path::parse(&key).map_err(|_| CommitError::Broken {
                 key: key.clone(),
                 reason: "its name cannot be".to_owned(),
             })?;

@@ -234,7 +234,9 @@ impl Log {
             };
             let commit: Commit =
                 serde_json::from_slice(&bytes).map_err(|error| broken(&key, error.to_string()))?;
-            state.apply(&commit).map_err(|reason| broken(&key, reason))?;
+            state
+                .apply(&commit)
+                .map_err(|reason| broken(&key, reason))?;
             self.checkpoint(state).await;
         }
     }

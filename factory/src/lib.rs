@@ -13,6 +13,7 @@ pub mod commits;
 pub mod compact;
 pub mod days;
 pub mod erase;
+pub mod export;
 pub mod retain;
 mod rewrite;
 pub mod rows;

@@ -41,7 +41,10 @@ impl Retention {
     /// Puts it into the store.
     pub async fn write(&self, log: &Log) -> Result<(), CommitError> {
         let bytes = serde_json::to_vec_pretty(self).expect("its map has names as keys");
-        Ok(log.store().overwrite(&key(), PutPayload::from(bytes)).await?)
+        Ok(log
+            .store()
+            .overwrite(&key(), PutPayload::from(bytes))
+            .await?)
     }
 
     /// Days of a tenant.
@@ -84,7 +87,10 @@ pub async fn retain(log: &Log, now_unix_ms: u64) -> Result<RetainSummary, Compac
     let mut over = Vec::new();
     if let Some(days) = retention.default_days {
         for key in state.bad().keys() {
-            if arrived(log, key).await?.is_none_or(|day| day.plus(days) < today) {
+            if arrived(log, key)
+                .await?
+                .is_none_or(|day| day.plus(days) < today)
+            {
                 log.store().delete(&Path::from(key.as_str())).await?;
                 over.push(key.clone());
             }

@@ -8,9 +8,9 @@ use outstation_wire::record::{Body, NAME_BYTES_MAX, Record, Time};
 use crate::days::Day;
 
 pub use gap::reason as gap_reason;
-pub use parquet::{Written, read_batches, write_batches, write_rows};
+pub use parquet::{Written, read_batches, read_columns, write_batches, write_rows};
 
-pub mod columns;
+pub(crate) mod columns;
 mod event;
 mod feedback;
 mod gap;

@@ -31,10 +31,9 @@ pub(super) fn schema(columns: Vec<Column>) -> SchemaRef {
 pub(super) fn first(rows: &[Row]) -> Vec<Column> {
     let time = rows
         .iter()
-        .map(|row| Some(signed(row.time.unix_ms.saturating_mul(1000))));
-    let time: PrimitiveArray<TimestampMicrosecondType> = time.collect();
+        .map(|row| signed(row.time.unix_ms.saturating_mul(1000)));
     vec![
-        ("time", Arc::new(time.with_timezone("UTC")) as ArrayRef),
+        ("time", times(time)),
         (
             "time_untrusted",
             bools(rows.iter().map(|row| Some(row.time.unix_untrusted))),
@@ -67,6 +66,12 @@ pub(super) fn last(rows: &[Row]) -> Vec<Column> {
             texts(rows.iter().map(|row| Some(row.segment.to_string()))),
         ),
     ]
+}
+
+/// Moments from microseconds since 1970.
+pub(crate) fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
+    let values: PrimitiveArray<TimestampMicrosecondType> = values.map(Some).collect();
+    Arc::new(values.with_timezone("UTC"))
 }
 
 /// A text, null where it is empty.
@@ -106,7 +111,7 @@ pub(super) fn doubles(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
     Arc::new(values.collect::<arrow_array::Float64Array>())
 }
 
-pub(super) fn lists<'a>(values: impl Iterator<Item = &'a [String]>) -> ArrayRef {
+pub(crate) fn text_lists<'a>(values: impl Iterator<Item = &'a [String]>) -> ArrayRef {
     let mut lists = ListBuilder::new(StringBuilder::new());
     for value in values {
         for text in value {
@@ -118,7 +123,7 @@ pub(super) fn lists<'a>(values: impl Iterator<Item = &'a [String]>) -> ArrayRef 
 }
 
 /// `list<struct<role, content>>`
-pub fn messages<'a>(values: impl Iterator<Item = Option<&'a [ContentMessage]>>) -> ArrayRef {
+pub(crate) fn messages<'a>(values: impl Iterator<Item = Option<&'a [ContentMessage]>>) -> ArrayRef {
     let texts = |name| Field::new(name, DataType::Utf8, true);
     let fields = Fields::from(vec![texts("role"), texts("content")]);
     let columns = [(); 2].map(|()| Box::new(StringBuilder::new()) as _);

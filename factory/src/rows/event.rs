@@ -26,8 +26,8 @@ fn columns(rows: &[Row]) -> Vec<Column> {
     let all = || rows.iter().map(of);
     let mut columns = first(rows);
     columns.extend([
-("name", texts(all().map(|r| Some(&r.name)))),
-("attributes", texts(all().map(|r| Some(&r.attributes)))),
+        ("name", texts(all().map(|r| Some(&r.name)))),
+        ("attributes", texts(all().map(|r| Some(&r.attributes)))),
     ]);
     columns.extend(last(rows));
     columns

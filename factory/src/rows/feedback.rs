@@ -26,12 +26,24 @@ fn columns(rows: &[Row]) -> Vec<Column> {
     let all = || rows.iter().map(of);
     let mut columns = first(rows);
     columns.extend([
-("gen_ai_response_id", texts(all().map(|r| some(&r.response_id)))),
-("gen_ai_evaluation_score_value", doubles(all().map(|r| r.score))),
-("gen_ai_evaluation_score_label", texts(all().map(|r| some(&r.label)))),
-("gen_ai_evaluation_explanation", texts(all().map(|r| some(&r.comment)))),
-("correction", texts(all().map(|r| some(&r.correction)))),
-("tenant", texts(all().map(|r| Some(&r.tenant)))),
+        (
+            "gen_ai_response_id",
+            texts(all().map(|r| some(&r.response_id))),
+        ),
+        (
+            "gen_ai_evaluation_score_value",
+            doubles(all().map(|r| r.score)),
+        ),
+        (
+            "gen_ai_evaluation_score_label",
+            texts(all().map(|r| some(&r.label))),
+        ),
+        (
+            "gen_ai_evaluation_explanation",
+            texts(all().map(|r| some(&r.comment))),
+        ),
+        ("correction", texts(all().map(|r| some(&r.correction)))),
+        ("tenant", texts(all().map(|r| Some(&r.tenant)))),
     ]);
     columns.extend(last(rows));
     columns

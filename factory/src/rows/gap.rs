@@ -26,12 +26,18 @@ fn columns(rows: &[Row]) -> Vec<Column> {
     let all = || rows.iter().map(of);
     let mut columns = first(rows);
     columns.extend([
-("gap_class", ints(all().map(|r| Some(r.class)))),
-("record_seq_first", longs(all().map(|r| Some(r.record_seq_first)))),
-("record_seq_last", longs(all().map(|r| Some(r.record_seq_last)))),
-("records", longs(all().map(|r| Some(r.records)))),
-("bytes", longs(all().map(|r| Some(r.bytes)))),
-("reason", texts(all().map(|r| Some(reason(r))))),
+        ("gap_class", ints(all().map(|r| Some(r.class)))),
+        (
+            "record_seq_first",
+            longs(all().map(|r| Some(r.record_seq_first))),
+        ),
+        (
+            "record_seq_last",
+            longs(all().map(|r| Some(r.record_seq_last))),
+        ),
+        ("records", longs(all().map(|r| Some(r.records)))),
+        ("bytes", longs(all().map(|r| Some(r.bytes)))),
+        ("reason", texts(all().map(|r| Some(reason(r))))),
     ]);
     columns.extend(last(rows));
     columns

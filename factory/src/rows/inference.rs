@@ -6,8 +6,8 @@ use outstation_wire::record::{Body, Content, Inference, Parameters, Signals};
 
 use super::Row;
 use super::columns::{
-    Column, batch, bools, doubles, first, floats, ints, last, lists, longs, messages, redactions,
-    schema as schema_of, some, texts, unsigned,
+    Column, batch, bools, doubles, first, floats, ints, last, longs, messages, redactions,
+    schema as schema_of, some, text_lists, texts, unsigned,
 };
 use crate::store::hex;
 
@@ -60,7 +60,7 @@ fn who_and_what(rows: &[Row]) -> Vec<Column> {
             "model_digest",
             texts(all().map(|r| (!r.model_digest.is_empty()).then(|| hex(&r.model_digest)))),
         ),
-        ("adapters", lists(all().map(|r| &r.adapters[..]))),
+        ("adapters", text_lists(all().map(|r| &r.adapters[..]))),
         ("tenant", texts(all().map(|r| Some(&r.tenant)))),
         (
             "gen_ai_conversation_id",
@@ -145,7 +145,10 @@ fn sure(rows: &[Row]) -> Vec<Column> {
         ("tail_confidence", number(|s| s.tail_confidence)),
         ("margin_p05", number(|s| s.margin_p05)),
         ("repetition", number(|s| s.repetition)),
-        ("flags", lists(rows.iter().map(|row| &of(row).flags[..]))),
+        (
+            "flags",
+            text_lists(rows.iter().map(|row| &of(row).flags[..])),
+        ),
         (
             "inclusion_probability",
             doubles(rows.iter().map(|row| Some(of(row).inclusion_probability))),

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, RecordBatch};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -131,6 +131,20 @@ pub fn read_batches(
     bytes: Bytes,
 ) -> Result<impl Iterator<Item = Result<RecordBatch, ParquetError>>, ParquetError> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?
+        .with_batch_size(ROWS_AT_ONCE)
+        .build()?;
+    Ok(reader.map(|batch| batch.map_err(ParquetError::from)))
+}
+
+/// The rows of a file, in batches of these columns only.
+pub fn read_columns(
+    bytes: Bytes,
+    names: &[&str],
+) -> Result<impl Iterator<Item = Result<RecordBatch, ParquetError>> + use<>, ParquetError> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+    let mask = ProjectionMask::columns(reader.parquet_schema(), names.iter().copied());
+    let reader = reader
+        .with_projection(mask)
         .with_batch_size(ROWS_AT_ONCE)
         .build()?;
     Ok(reader.map(|batch| batch.map_err(ParquetError::from)))

@@ -1,0 +1,15 @@
+//! From segments to rows, whoever dies and whatever the store says: each record is in one committed file, once.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests read files and start programs"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod damage;
+mod export;
+mod layout;
+mod races;
+mod readers;
+mod world;
