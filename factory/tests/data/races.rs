@@ -127,7 +127,7 @@ async fn a_fault_at_any_operation_loses_and_doubles_nothing() {
         }
     }
     println!("{points} operations with a fault");
-    assert!(points > 1000, "{points}");
+    assert!(points > 500, "{points}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,7 +164,7 @@ async fn another_replica_may_work_between_any_two_operations() {
         }
     }
     println!("{points} places where another replica worked");
-    assert!(points > 500, "{points}");
+    assert!(points > 400, "{points}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,13 +230,12 @@ async fn the_same_segments_make_the_same_files() {
     let world = World::new(4).await;
     let (one, other) = (world.fork(), world.fork());
     for objects in [&one, &other] {
-        world
-            .compact(&Store::new(Arc::clone(objects)), "x")
-            .await
-            .unwrap();
+        let store = Store::new(Arc::clone(objects));
+        let done = world.compact(&store, "x").await.unwrap();
+        assert!(done.commits >= 3, "{done:?}");
     }
     let (one, _) = committed(&Store::new(one)).await;
     let (other, _) = committed(&Store::new(other)).await;
     assert_eq!(one.files(), other.files());
-    assert!(one.files().len() > 10);
+    assert!(one.files().len() >= 10);
 }

@@ -39,7 +39,7 @@ pub(crate) struct World {
 }
 
 /// Bytes of segments in one commit here, so that there are a few.
-const BATCH_BYTES: u64 = 7 << 10;
+const BATCH_BYTES: u64 = 3 << 10;
 
 impl World {
     /// Two boxes, six segments, one of which repeats records of another; one more is damaged, one for another factory.
