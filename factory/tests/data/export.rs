@@ -13,13 +13,13 @@ use outstation_wire::seal::FactoryKey;
 use outstation_wire::segment::Class;
 use serde_json::Value;
 
-use crate::support::boxes::{Spool, feedback, inference, message};
+use crate::support::boxes::{START_MS, Spool, at, feedback, inference, message};
 use crate::support::random::Random;
 use crate::world::NOW_MS;
 
 /// A request with this question and answer.
 fn request(random: &mut Random, question: &str, answer: &str, flags: &[&str]) -> Record {
-    let mut record = inference(random, 0);
+    let mut record = at(START_MS, inference(random, 0));
     let inference = inner(&mut record);
     inference.tenant = "acme".to_owned();
     inference.workload = "support".to_owned();

@@ -16,7 +16,7 @@ use outstation_wire::record::{Body, Record, Time};
 use outstation_wire::seal::FactoryKey;
 use outstation_wire::segment::Class;
 
-use crate::support::boxes::{DAY_MS, START_MS, Spool, event, gap, inference};
+use crate::support::boxes::{DAY_MS, START_MS, Spool, at, event, gap, inference};
 use crate::support::oracle::{committed, keys as keys_of};
 use crate::support::random::Random;
 use crate::world::{NO_GRACE, NOW_MS};
@@ -105,8 +105,8 @@ async fn rows_lie_by_table_day_and_workload() {
         factory.request("a", "untrusted", 5, true),
         // The clock is years ahead.
         factory.request("a", "ahead", NOW_MS, false),
-        gap(&mut factory.random),
-        event(&mut factory.random),
+        at(START_MS, gap(&mut factory.random)),
+        at(START_MS, event(&mut factory.random)),
     ];
     factory.send(&records).await;
     factory.compact().await;
@@ -196,16 +196,16 @@ async fn records_stay_as_long_as_their_tenant_may() {
         factory.request("a", "w", START_MS, false),
         factory.request("b", "w", START_MS, false),
         factory.request("a", "w", START_MS + 5 * DAY_MS, false),
-        gap(&mut factory.random),
+        at(START_MS, gap(&mut factory.random)),
     ];
     factory.send(&records).await;
     factory.compact().await;
-    let at = |days: u64| START_MS + days * DAY_MS + 1;
+    let on = |days: u64| START_MS + days * DAY_MS + 1;
     let keeps = |factory: &Factory, now| {
         let log = factory.log.clone();
         async move { retain(&log, now).await.unwrap() }
     };
-    let none = keeps(&factory, at(1000)).await;
+    let none = keeps(&factory, on(1000)).await;
     assert_eq!(none.rewritten.files, 0, "without a rule all stays");
     let rule = Retention {
         default_days: Some(90),
@@ -213,18 +213,18 @@ async fn records_stay_as_long_as_their_tenant_may() {
     };
     rule.write(&factory.log).await.unwrap();
     assert_eq!(Retention::read(&factory.log).await.unwrap(), rule);
-    keeps(&factory, at(30)).await;
+    keeps(&factory, on(30)).await;
     assert_eq!(factory.tenants().await, "a:2 b:1 :1");
-    let done = keeps(&factory, at(31)).await;
+    let done = keeps(&factory, on(31)).await;
     assert_eq!(
         (done.rewritten.files, done.rewritten.rows),
         (1, 1),
         "{done:?}"
     );
     assert_eq!(factory.tenants().await, "a:1 b:1 :1");
-    keeps(&factory, at(36)).await;
+    keeps(&factory, on(36)).await;
     assert_eq!(factory.tenants().await, "a:0 b:1 :1");
-    keeps(&factory, at(92)).await;
+    keeps(&factory, on(92)).await;
     assert_eq!(factory.tenants().await, "a:0 b:0 :0");
     assert!(keys_of(&factory.store, "parquet").await.is_empty());
 }

@@ -105,6 +105,17 @@ impl Spool {
 pub(crate) const TENANTS: [&str; 3] = ["acme", "bolt & co", ""];
 pub(crate) const WORKLOADS: [&str; 2] = ["support", "plant/7 Störung"];
 
+/// At this time, by a clock that the box trusts.
+pub(crate) fn at(unix_ms: u64, mut record: Record) -> Record {
+    record.time = Some(Time {
+        unix_ms,
+        unix_untrusted: false,
+        boot: 1,
+        since_boot_ms: 5,
+    });
+    record
+}
+
 fn record(random: &mut Random, body: Body) -> Record {
     Record {
         id: random.bytes().to_vec(),
