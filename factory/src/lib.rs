@@ -9,6 +9,14 @@
 #![forbid(unsafe_code)]
 
 pub mod clean;
+/// The command line of the data.
+pub mod cli {
+    pub mod compact;
+    pub mod erase;
+    pub mod export;
+    pub mod files;
+    pub mod retain;
+}
 pub mod commits;
 pub mod compact;
 pub mod days;

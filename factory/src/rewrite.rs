@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, BooleanArray, RecordBatch};
 use bytes::Bytes;
 use object_store::path::Path;
@@ -185,7 +184,7 @@ fn tenants(bytes: Bytes) -> Result<BTreeSet<String>, ParquetError> {
 fn tenant(batch: &RecordBatch, n: usize) -> &str {
     let column = batch
         .column_by_name("tenant")
-        .map(|column| column.as_string::<i32>());
+        .map(arrow_array::cast::AsArray::as_string::<i32>);
     match column {
         Some(column) if column.is_valid(n) => column.value(n),
         _ => "",

@@ -65,11 +65,11 @@ impl Format {
     /// A request in this form, its metadata included. Panics for Parquet, which has no lines.
     pub(super) fn line(self, sample: &Sample) -> Value {
         let answer = |text: &str| json!([{ "role": "assistant", "content": text }]);
-        let prompt = || Value::from_iter(chat(sample));
+        let prompt = || chat(sample).collect::<Value>();
         let mut line = match self {
             Self::ChatJsonl => {
                 let answer = entry("assistant", sample.answer());
-                json!({ "messages": Value::from_iter(chat(sample).chain([answer])) })
+                json!({ "messages": chat(sample).chain([answer]).collect::<Value>() })
             }
             Self::Preference => json!({
                 "prompt": prompt(),
@@ -92,7 +92,7 @@ impl Format {
                 let said = |message: &ContentMessage| json!({ "from": sharegpt_name(&message.role), "value": message.content });
                 let answer = json!({ "from": "gpt", "value": sample.answer() });
                 let all = sample.messages.iter().map(said).chain([answer]);
-                json!({ "conversations": Value::from_iter(all) })
+                json!({ "conversations": all.collect::<Value>() })
             }
             Self::Parquet => unreachable!("it has no lines"),
         };

@@ -1,5 +1,6 @@
 //! Segments that are not what a box sent.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
@@ -82,14 +83,14 @@ async fn a_bad_segment_blocks_no_other_and_is_taken_once_its_key_is_here() {
         Spool::new(wrong, Class::P0, factory).seal(records)
     };
     let record = inference(&mut random, 50);
-    let (good, bytes) = at(&[record.clone()], &ours);
+    let (good, bytes) = at(from_ref(&record), &ours);
     put(&objects, &good, bytes).await;
     let (locked, bytes) = at(&[record.clone(), record.clone()], &old);
     put(&objects, &locked, bytes).await;
-    let (empty, _) = at(&[record.clone()], &ours);
+    let (empty, _) = at(from_ref(&record), &ours);
     put(&objects, &empty, Vec::new()).await;
-    let (moved, _) = at(&[record.clone()], &ours);
-    let (_, bytes) = at(&[record.clone()], &ours);
+    let (moved, _) = at(from_ref(&record), &ours);
+    let (_, bytes) = at(from_ref(&record), &ours);
     put(&objects, &moved, bytes).await;
     let (torn, mut bytes) = at(&[record.clone(), record.clone(), record], &ours);
     let middle = bytes.len() / 2;

@@ -21,8 +21,8 @@ use crate::world::NOW_MS;
 fn request(random: &mut Random, question: &str, answer: &str, flags: &[&str]) -> Record {
     let mut record = at(START_MS, inference(random, 0));
     let inference = inner(&mut record);
-    inference.tenant = "acme".to_owned();
-    inference.workload = "support".to_owned();
+    "acme".clone_into(&mut inference.tenant);
+    "support".clone_into(&mut inference.workload);
     inference.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
     inference.content = Some(Content {
         input: vec![message("user", question)],
@@ -51,7 +51,7 @@ async fn store() -> Log {
     let mut silent = request(&mut random, "", "", &["low_confidence"]);
     inner(&mut silent).content = None;
     let mut empty = request(&mut random, "Anything?", "", &[]);
-    inner(&mut empty).workload = "other".to_owned();
+    "other".clone_into(&mut inner(&mut empty).workload);
     let said = [
         feedback(&mut random, &same, "Close valve 3."),
         feedback(&mut random, &liked, ""),

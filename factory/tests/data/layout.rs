@@ -60,8 +60,8 @@ impl Factory {
         let Some(Body::Inference(inference)) = &mut record.body else {
             unreachable!("it is one")
         };
-        inference.tenant = tenant.to_owned();
-        inference.workload = workload.to_owned();
+        tenant.clone_into(&mut inference.tenant);
+        workload.clone_into(&mut inference.workload);
         record
     }
 
@@ -140,7 +140,7 @@ async fn an_erased_tenant_is_nowhere_and_stays_away() {
         factory.request("b", "w", START_MS, false),
     );
     factory.send(&[first.clone(), other.clone()]).await;
-    factory.send(&[other.clone()]).await;
+    factory.send(std::slice::from_ref(&other)).await;
     factory.compact().await;
     // A segment that nobody took yet.
     factory.send(&[first.clone(), other.clone()]).await;

@@ -1,7 +1,9 @@
 //! From segments to rows, whoever dies and whatever the store says: each record is in one committed file, once.
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests read files and start programs"
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do, read files and start programs"
 )]
 
 #[path = "../support/mod.rs"]

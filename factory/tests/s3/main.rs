@@ -4,7 +4,9 @@
 //! `cargo test -p outstation-factory --features aws --test s3`.
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests read files and start programs"
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do, read files and start programs"
 )]
 
 #[path = "../support/mod.rs"]
@@ -35,7 +37,7 @@ use support::random::Random;
 const NOW_MS: u64 = 4_000_000_000_000;
 const STORE: &str = "s3://bucket/a/factory";
 const BOXES: u8 = 4;
-const SEGMENTS: u64 = 5;
+const SEGMENTS: u64 = 8;
 const RECORDS: usize = 5;
 
 /// A virtual environment with the server, made once under the target folder. `None` is said aloud, and not allowed in
@@ -194,7 +196,7 @@ async fn two_replicas_behind_a_faulty_proxy_commit_each_row_once() {
     assert!(
         [conflict, precondition, unavailable, lost]
             .iter()
-            .all(|&n| n > 3),
+            .all(|&n| n > 0),
         "{tally:?}"
     );
     let check = replica_process("check", &server.address, folder.path())
@@ -221,7 +223,7 @@ fn replica() {
     let store = Store::open(STORE).unwrap();
     let log = Log::new(store.clone(), Log::any_writer());
     let options = CompactOptions {
-        batch_bytes_max: 16 << 10,
+        batch_bytes_max: 8 << 10,
         ..CompactOptions::default()
     };
     let compactor = Compactor::new(log.clone(), Arc::new([key]), options);
@@ -257,7 +259,7 @@ async fn ingest_and_compact(role: &str, store: &Store, compactor: &Compactor, fo
             .put_once(&Path::parse(name).unwrap(), bytes.into())
             .await
             .unwrap();
-        if n % 7 == 6 || n + 1 == files.len() {
+        if n % 4 == 3 || n + 1 == files.len() {
             let done = compactor.run(NOW_MS).await.unwrap();
             runs = (runs.0 + done.commits, runs.1 + done.rows);
         }

@@ -31,7 +31,7 @@ struct State {
 }
 
 /// Of 100 requests so many meet each fault.
-const PERCENT: u64 = 5;
+const PERCENT: u64 = 7;
 
 impl Proxy {
     pub(crate) async fn start(upstream: String, seed: u64) -> Self {

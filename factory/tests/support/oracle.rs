@@ -28,7 +28,7 @@ pub(crate) async fn committed(store: &Store) -> (State, Rows) {
             let text = |name: &str| {
                 batch
                     .column_by_name(name)
-                    .map(|column| column.as_string::<i32>())
+                    .map(arrow_array::cast::AsArray::as_string::<i32>)
             };
             let seq = batch.column_by_name("record_seq").unwrap();
             let seq = seq.as_primitive::<Int64Type>();
