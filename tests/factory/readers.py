@@ -32,21 +32,18 @@ def live_files(table):
     return [str(STORE / key) for key, output in added.items() if key not in removed and output["table"] == table]
 
 
+def documented(language):
+    """A block of docs/factory.md, with this store in the place of its own."""
+    text = (Path(__file__).parent / "../../docs/factory.md").read_text()
+    block = text.split(f"```{language}\n")[1].split("```")[0]
+    return block.replace("factory-store", str(STORE))
+
+
 def duckdb_reads():
     db = duckdb.connect()
-    # What docs/factory.md tells, word for word but for the folder.
-    db.execute(
-        f"""
-        CREATE MACRO live(name) AS (
-            WITH c AS (
-                SELECT * FROM read_json('{STORE}/commits/*.json', columns = {{
-                    outputs: 'STRUCT("table" VARCHAR, "key" VARCHAR)[]', removed: 'VARCHAR[]'}})
-            ), added AS (SELECT unnest(outputs) AS o FROM c), gone AS (SELECT unnest(removed) AS k FROM c)
-            SELECT list('{STORE}/' || o."key") FROM added
-            WHERE o."table" = name AND o."key" NOT IN (SELECT k FROM gone)
-        )
-        """
-    )
+    for statement in documented("sql").split(";\n"):
+        if statement.strip():
+            db.execute(statement).fetchall()
     db.execute("SET VARIABLE files = live('inference')")
     rows = db.execute(
         """
@@ -112,6 +109,10 @@ def pandas_reads():
     export = pandas.read_parquet(FOLDER / "parquet")
     assert len(export) == EXPECTED["requests"], export
     assert list(export["messages"].iloc[0])[-1]["role"] == "assistant", export["messages"].iloc[0]
+    names = {}
+    exec(documented("python"), names)
+    assert len(names["frame"]) == EXPECTED["requests"], names["frame"]
+    assert names["frame"]["messages"].iloc[0][0]["role"] == "system", names["frame"]
     print("PASS pandas", pandas.__version__)
 
 

@@ -132,5 +132,6 @@ fn columns_stay_what_they_are() {
           class: Utf8
           record_seq: Int64
           segment: Utf8
-    "#]].assert_eq(&shown.concat());
+    "#]]
+    .assert_eq(&shown.concat());
 }
