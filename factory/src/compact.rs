@@ -24,7 +24,7 @@ use crate::store::StoreError;
 /// What a compactor does at once, and when.
 #[derive(Debug, Clone)]
 pub struct CompactOptions {
-    /// Bytes of segments in one commit. Default 64 MiB; the compactor's memory is about four times as much.
+    /// Bytes of segments in one commit. Default 64 MiB; the compactor's memory is about five times as much.
     pub batch_bytes_max: u64,
     /// Fewer bytes than these wait for more, since small files are slow to read. Default 0: nothing waits.
     pub batch_bytes_min: u64,
@@ -137,7 +137,7 @@ impl Compactor {
 
     /// Takes what there is, batch by batch.
     ///
-    /// Memory: the segments of a batch as records, one partition of them as columns, and its file, about four times
+    /// Memory: the segments of a batch as records, one partition of them as columns, and its file, about five times
     /// [`CompactOptions::batch_bytes_max`]; and the [`State`].
     pub async fn run(&self, now_unix_ms: u64) -> Result<CompactSummary, CompactError> {
         let mut state = self.log.read().await?;

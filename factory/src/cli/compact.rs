@@ -15,7 +15,7 @@ use crate::store::Store;
 /// What `compact` does.
 #[derive(Debug, Clone, Args)]
 pub struct CompactArgs {
-    /// MiB of segments in one commit; memory is about four times as much.
+    /// MiB of segments in one commit; memory is about five times as much.
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
     batch_mib: u64,
     /// Fewer MiB than these wait for more, for a quarter of an hour at most.
