@@ -106,6 +106,15 @@ impl std::fmt::Debug for FactoryKey {
     }
 }
 
+impl Clone for FactoryKey {
+    fn clone(&self) -> Self {
+        Self {
+            secret: HpkePrivateKey::from(self.secret.secret_bytes().to_vec()),
+            public: self.public,
+        }
+    }
+}
+
 impl FactoryKey {
     /// A new one.
     pub fn generate() -> Self {
