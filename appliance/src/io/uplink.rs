@@ -31,8 +31,9 @@ mod send;
 pub use membership::Membership;
 pub use no_spool::NoSpool;
 
-/// What the uplink needs of a spool. None of it may block for longer than a file takes to open.
-pub trait Spool: Send + Sync + 'static {
+/// What the uplink needs of a spool: sealed segments in files, and somebody to tell. None of it may block for longer
+/// than a file takes to open.
+pub trait Outbox: Send + Sync + 'static {
     /// Changes whenever the set of sealed segments did.
     fn changed(&self) -> watch::Receiver<u64>;
     /// All sealed segments, the oldest of each class first.
@@ -47,12 +48,12 @@ pub trait Spool: Send + Sync + 'static {
     /// Another machine writes this spool: seal what is open, and go on in a new epoch.
     fn new_epoch(&self);
     /// How it is.
-    fn state(&self) -> SpoolState;
+    fn state(&self) -> OutboxState;
 }
 
 /// How a spool is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SpoolState {
+pub struct OutboxState {
     /// What it writes now.
     pub epoch: [u8; 16],
     /// Starts of the program since the spool was made.
@@ -133,7 +134,7 @@ pub struct Uplink {
 
 impl Uplink {
     /// Starts it on the current tokio runtime. `box_state` is asked at each Hello.
-    pub fn start<S: Spool>(
+    pub fn start<S: Outbox>(
         options: Options,
         membership: Membership,
         spool: Arc<S>,
@@ -204,7 +205,7 @@ const HELLO_MAX: Duration = Duration::from_hours(1);
 /// How often the time of day is looked at when nothing else wakes.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-impl<S: Spool> Link<S> {
+impl<S: Outbox> Link<S> {
     async fn run(mut self) {
         let mut changed = self.spool.changed();
         let mut backoff = Backoff::default();

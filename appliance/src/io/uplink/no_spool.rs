@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use tokio::sync::watch;
 
-use super::{Spool, SpoolState};
+use super::{Outbox, OutboxState};
 use crate::upload::Sealed;
 
 /// No segments, in an epoch of its own.
 #[derive(Debug)]
 pub struct NoSpool {
-    state: SpoolState,
+    state: OutboxState,
     changed: watch::Sender<u64>,
 }
 
@@ -20,7 +20,7 @@ impl NoSpool {
         let mut epoch = [0; 16];
         epoch[..8].copy_from_slice(&random[0].to_le_bytes());
         epoch[8..].copy_from_slice(&random[1].to_le_bytes());
-        let state = SpoolState {
+        let state = OutboxState {
             epoch,
             boot: 1,
             boot_nonce: epoch,
@@ -33,7 +33,7 @@ impl NoSpool {
     }
 }
 
-impl Spool for NoSpool {
+impl Outbox for NoSpool {
     fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -52,7 +52,7 @@ impl Spool for NoSpool {
 
     fn new_epoch(&self) {}
 
-    fn state(&self) -> SpoolState {
+    fn state(&self) -> OutboxState {
         self.state
     }
 }
