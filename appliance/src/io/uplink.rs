@@ -197,7 +197,8 @@ enum SessionError {
     Protocol(&'static str),
 }
 
-/// Wait before a Hello after a segment was refused because another machine writes the spool.
+/// Wait before a Hello when there is news: a segment was refused because another machine writes the spool, or a new
+/// one was begun.
 const HELLO_SOON: Duration = Duration::from_millis(10);
 /// Bounds of what a factory may say about the next Hello.
 const HELLO_MIN: Duration = Duration::from_secs(1);
@@ -266,10 +267,11 @@ impl<S: Outbox> Link<S> {
         let outcome = loop {
             if hello_at <= Instant::now() {
                 let hello = self.hello();
-                let answer =
-                    dial::ask(&mut send, &mut receive, hello, self.options.patience).await?;
-                let welcome = welcome(answer)?;
-                hello_at = Instant::now() + self.welcomed(&welcome);
+                let answer = dial::ask(&mut send, &mut receive, hello, self.options.patience).await;
+                match answer.map_err(SessionError::from).and_then(welcome) {
+                    Ok(welcome) => hello_at = Instant::now() + self.welcomed(&welcome),
+                    Err(error) => break Err(error),
+                }
                 backoff.succeed();
             }
             let permit = self.permit();
@@ -377,8 +379,12 @@ impl<S: Outbox> Link<S> {
             tracing::warn!(
                 "another machine writes the same spool, maybe from a copy of this disk: beginning a new one"
             );
+            let before = self.spool.state().epoch;
             self.spool.new_epoch();
             self.queue.update(&self.spool.sealed());
+            if self.spool.state().epoch != before {
+                return HELLO_SOON;
+            }
         }
         Duration::from_secs(welcome.hello_interval_s.into()).clamp(HELLO_MIN, HELLO_MAX)
     }
