@@ -19,6 +19,7 @@ mod bench;
 mod enrol;
 mod exit;
 mod load;
+mod logging;
 mod npy;
 mod progress;
 mod run;
@@ -84,7 +85,7 @@ struct ServeArgs {
     /// Threads of the kernel team [engine.threads].
     #[arg(long, value_name = "N")]
     threads: Option<u16>,
-    /// Format of keys and values, f16 or q8_0 [engine.kv].
+    /// Format of keys and values, f16, q8_0 or i16 [engine.kv].
     #[arg(long, value_name = "FORMAT")]
     kv: Option<String>,
 }

@@ -6,16 +6,21 @@
 )]
 
 use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::keys::KeysError;
+use crate::keys::{Keys, KeysError};
 use crate::store::{Store, StoreError};
 
 mod bench;
+pub mod compact;
 mod devices;
+pub mod erase;
+pub mod export;
+pub mod files;
+pub mod retain;
 mod serve;
 
 /// Takes what boxes saw into an object store, and makes of it what training reads.
@@ -32,6 +37,43 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Add boxes to the fleet, look at them, send them away.
     Devices(devices::DevicesArgs),
+    /// Turn segments into files of records, and delete what has had its time.
+    Compact {
+        #[command(flatten)]
+        args: compact::CompactArgs,
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        keys: KeysArgs,
+    },
+    /// Write what training reads.
+    Export {
+        #[command(flatten)]
+        args: export::ExportArgs,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// List the files of records that count, for other programs.
+    Files {
+        #[command(flatten)]
+        args: files::FilesArgs,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Say how long records stay, and delete those that have been here longer.
+    Retain {
+        #[command(flatten)]
+        args: retain::RetainArgs,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Delete everything of a tenant, for good.
+    Erase {
+        #[command(flatten)]
+        args: erase::EraseArgs,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
     /// Send segments of many boxes to a running replica, as fast as it takes them.
     #[command(hide = true)]
     BenchIngest(bench::BenchArgs),
@@ -86,6 +128,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = match &error {
             StoreError::Store { .. } => UNAVAILABLE,
+            StoreError::Address { .. } | StoreError::Links { .. } => CONFIG,
             StoreError::Folder { .. } | StoreError::Conflict { .. } => IO,
         };
         Self::new(code, error.to_string())
@@ -119,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(&args),
         Command::Devices(args) => devices::devices(&args),
         Command::BenchIngest(args) => bench::bench(&args),
+        command => data(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -127,6 +171,44 @@ pub fn main() -> ExitCode {
             failure.code.into()
         }
     }
+}
+
+/// The commands that work on what is stored.
+fn data(command: &Command) -> Result<(), Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new(IO, e.to_string());
+    let now = crate::clock::unix_ms();
+    runtime(2)?.block_on(async {
+        let line = match command {
+            Command::Compact { args, store, keys } => {
+                let keys = [Keys::load(&keys.keys)?.segment].into();
+                let store = open_store(store)?;
+                let done = compact::run(args, &store, keys, now).await;
+                done.map_err(|e| failed(&e))?
+            }
+            Command::Export { args, store } => {
+                let done = export::run(args, &open_store(store)?, now).await;
+                // What was asked for may be on standard output.
+                eprintln!("{}", done.map_err(|e| failed(&e))?);
+                return Ok(());
+            }
+            Command::Files { args, store } => {
+                let done = files::run(args, &open_store(store)?).await;
+                done.map_err(|e| failed(&e))?
+            }
+            Command::Retain { args, store } => {
+                let done = retain::run(args, &open_store(store)?, now).await;
+                done.map_err(|e| failed(&e))?
+            }
+            Command::Erase { args, store } => {
+                let done = erase::run(args, &open_store(store)?, now).await;
+                done.map_err(|e| failed(&e))?
+            }
+            Command::Serve(_) | Command::Devices(_) | Command::BenchIngest(_) => {
+                unreachable!("they are not about what is stored")
+            }
+        };
+        show(&format!("{line}\n"))
+    })
 }
 
 /// Prints at once. A reader that closed the pipe has had enough, which is no failure: the program ends.
@@ -140,23 +222,7 @@ fn show(text: &str) -> Result<(), Failure> {
 
 /// Opens a folder, or what an address names. Credentials come from the environment, under the names of each provider.
 fn open_store(args: &StoreArgs) -> Result<Store, Failure> {
-    let place = &args.store;
-    let Some((scheme, rest)) = place.split_once("://") else {
-        return Ok(Store::folder(Path::new(place))?);
-    };
-    if scheme == "file" {
-        return Ok(Store::folder(Path::new(rest))?);
-    }
-    let bad = |what: String| {
-        let help = "write a folder, or s3://, gs:// or az:// with a factory that was built with this feature";
-        Failure::new(CONFIG, format!("--store {place}: {what}; {help}"))
-    };
-    let url = url::Url::parse(place).map_err(|e| bad(e.to_string()))?;
-    let settings = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
-    let (objects, prefix) =
-        object_store::parse_url_opts(&url, settings).map_err(|e| bad(e.to_string()))?;
-    let objects = object_store::prefix::PrefixStore::new(objects, prefix);
-    Ok(Store::new(std::sync::Arc::new(objects)))
+    Ok(Store::open(&args.store)?)
 }
 
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {

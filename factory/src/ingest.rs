@@ -250,7 +250,11 @@ impl Ingest {
         let look = self.metrics.timed("look", look).await;
         look.map_err(|source| {
             let key = folder.to_string();
-            unavailable(StoreError::Store { key, source })
+            unavailable(StoreError::Store {
+                key,
+                tries: 1,
+                source,
+            })
         })
     }
 

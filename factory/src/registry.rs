@@ -412,6 +412,7 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
 fn failed(key: &Path, source: object_store::Error) -> StoreError {
     StoreError::Store {
         key: key.to_string(),
+        tries: 1,
         source,
     }
 }

@@ -4,24 +4,36 @@
 //! seg/v1/<appliance>/<epoch>/<class>/<seq20>-<digest32>.seg     what boxes sent, encrypted
 //! staging/<appliance>/<epoch>/<class>/<seq20>-<digest32>/<offset20>   pieces of a segment whose upload broke off
 //! quarantine/v1/…                                                as seg/, of epochs that two machines write
-//! parquet/dt=<day>/workload=<name>/<digest64>.parquet            what they said; only committed ones count
+//! parquet/<table>/dt=<day>/workload=<name>/<digest64>.parquet    what they said; only committed ones count
 //! commits/<number20>.json                                        what counts: an append-only list
+//! checkpoints/<number20>.json                                    the sum of all commits up to one, to begin reading at
 //! devices/<appliance>/…  enrol/…  boots/<appliance>/<epoch>/<boot20>   who is in the fleet
 //! erasures/<tenant>.json                                         whose records are gone
+//! retention.json                                                 how long records stay: the one that is overwritten
 //! ```
 
-use std::path::Path as FilePath;
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
 
-use object_store::local::LocalFileSystem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use outstation_wire::segment::Class;
+
+mod open;
+#[cfg(test)]
+mod tests;
 
 /// A store that replicas share.
 #[derive(Debug, Clone)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
+    /// Where this process begins in the sequence of its waits, so that replicas do not wait in step.
+    jitter: u64,
 }
 
 /// Why something could not be stored or read.
@@ -34,10 +46,12 @@ pub enum StoreError {
         key: String,
     },
     /// The store does not answer, or says no.
-    #[error("the store fails at {key}: {source}")]
+    #[error("the store fails at {key}, {tries} times: {source}")]
     Store {
         /// The object.
         key: String,
+        /// How often it was asked.
+        tries: u32,
         /// Why.
         source: object_store::Error,
     },
@@ -48,6 +62,25 @@ pub enum StoreError {
         folder: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// The folder's file system has no hard links, by which a file appears whole or not at all, and once.
+    #[error(
+        "the folder {folder} cannot hold hard links ({source}), and without them two writers could overwrite each \
+         other: use ext4, XFS, Btrfs or ZFS, not FAT, exFAT or a network share without links"
+    )]
+    Links {
+        /// Which.
+        folder: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address names no store that this program knows.
+    #[error("{url} is no store: {reason}")]
+    Address {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
     },
 }
 
@@ -60,26 +93,24 @@ pub enum Put {
     Present,
 }
 
-/// Tries of a request whose outcome is unknown.
-const TRIES: u32 = 6;
+/// Tries of a request before it is an error: about ten seconds of waits.
+const TRIES: u32 = 8;
+/// The wait after the first try; it doubles.
+const WAIT: Duration = Duration::from_millis(100);
+/// The longest wait.
+const WAIT_MAX: Duration = Duration::from_secs(4);
+/// What a request without a body may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Slower than this is taken for a store that hangs.
+const BYTES_PER_MS_MIN: u64 = 512;
 
 impl Store {
-    /// A folder of this machine, made if it is missing. What is acknowledged is on its disk.
-    pub fn folder(folder: &FilePath) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Folder {
-            folder: folder.display().to_string(),
-            source,
-        };
-        std::fs::create_dir_all(folder).map_err(failed)?;
-        let objects = LocalFileSystem::new_with_prefix(folder)
-            .map_err(|source| failed(std::io::Error::other(source)))?
-            .with_fsync(true);
-        Ok(Self::new(Arc::new(objects)))
-    }
-
-    /// Any other.
+    /// Any store.
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects }
+        Self {
+            objects,
+            jitter: RandomState::new().hash_one(0),
+        }
     }
 
     /// The store itself, for reading and listing.
@@ -91,40 +122,184 @@ impl Store {
     ///
     /// What a store says to a write is not believed where it may be wrong: S3 answers 409 although nothing was written,
     /// and a reply may be lost after everything was. So whatever is not a plain success is settled by a look at what
-    /// is there.
+    /// is there: the same bytes are a success, other bytes a conflict, and nothing is a reason to try again.
+    ///
+    /// Cost: one request if all goes well. A repeated write reads what is there once.
     pub async fn put_once(&self, key: &Path, bytes: PutPayload) -> Result<Put, StoreError> {
-        let failed = |source| StoreError::Store {
-            key: key.to_string(),
-            source,
-        };
+        let length = bytes.content_length() as u64;
         let mut last = None;
-        for _ in 0..TRIES {
-            match self
+        for tried in 0..TRIES {
+            self.wait(key, tried).await;
+            let put = self
                 .objects
-                .put_opts(key, bytes.clone(), PutMode::Create.into())
-                .await
-            {
+                .put_opts(key, bytes.clone(), PutMode::Create.into());
+            match timed(put, length).await {
                 Ok(_) => return Ok(Put::Created),
                 Err(error) => last = Some(error),
             }
-            match self.objects.get(key).await {
-                Ok(found) => {
-                    let found = found.bytes().await.map_err(failed)?;
-                    let same = found.len() == bytes.content_length()
-                        && blake3::hash(&found) == digest(&bytes);
-                    if same {
-                        return Ok(Put::Present);
-                    }
+            match self.is_there(key, &bytes).await {
+                Ok(Some(true)) => return Ok(Put::Present),
+                Ok(Some(false)) => {
                     return Err(StoreError::Conflict {
                         key: key.to_string(),
                     });
                 }
                 // Nothing is there: whatever the store said, the write did not happen.
-                Err(object_store::Error::NotFound { .. }) => {}
+                Ok(None) => {}
                 Err(error) => last = Some(error),
             }
         }
-        Err(failed(last.expect("there was a try, and it failed")))
+        Err(failed(
+            key,
+            last.expect("there was a try, and it did not succeed"),
+        ))
+    }
+
+    /// Whether an object is there, and whether it is these bytes. One try.
+    async fn is_there(
+        &self,
+        key: &Path,
+        bytes: &PutPayload,
+    ) -> Result<Option<bool>, object_store::Error> {
+        let length = bytes.content_length() as u64;
+        match timed(self.objects.head(key), 0).await {
+            Ok(meta) if meta.size != length => return Ok(Some(false)),
+            Ok(_) => {}
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let get = async { self.objects.get(key).await?.bytes().await };
+        match timed(get, length).await {
+            Ok(found) => Ok(Some(blake3::hash(&found) == digest(bytes))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An object, or `None` where there is none.
+    pub async fn get_if_there(&self, key: &Path) -> Result<Option<Bytes>, StoreError> {
+        let mut last = None;
+        for tried in 0..TRIES {
+            self.wait(key, tried).await;
+            // How long it is comes with the answer; the bound is that of the largest object that we write.
+            let get = async { self.objects.get(key).await?.bytes().await };
+            match timed(get, OBJECT_BYTES_MAX).await {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(failed(key, last.expect("each try failed")))
+    }
+
+    /// An object that must be there.
+    pub async fn get(&self, key: &Path) -> Result<Bytes, StoreError> {
+        let found = self.get_if_there(key).await?;
+        found.ok_or_else(|| StoreError::Store {
+            key: key.to_string(),
+            tries: 1,
+            source: object_store::Error::NotFound {
+                path: key.to_string(),
+                source: "it is part of the committed list, and gone".into(),
+            },
+        })
+    }
+
+    /// Writes an object over whatever is there.
+    pub async fn overwrite(&self, key: &Path, bytes: PutPayload) -> Result<(), StoreError> {
+        let length = bytes.content_length() as u64;
+        let mut last = None;
+        for tried in 0..TRIES {
+            self.wait(key, tried).await;
+            match timed(self.objects.put(key, bytes.clone()), length).await {
+                Ok(_) => return Ok(()),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(failed(key, last.expect("each try failed")))
+    }
+
+    /// Takes an object away. That it is gone is a success.
+    pub async fn delete(&self, key: &Path) -> Result<(), StoreError> {
+        let mut last = None;
+        for tried in 0..TRIES {
+            self.wait(key, tried).await;
+            match timed(self.objects.delete(key), 0).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(failed(key, last.expect("each try failed")))
+    }
+
+    /// All objects under a folder whose keys are greater than `after`, in the order of their keys. What was written a
+    /// moment ago may be missing.
+    ///
+    /// Memory: about 200 bytes an object.
+    pub async fn list(
+        &self,
+        folder: &Path,
+        after: Option<&Path>,
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        let mut last = None;
+        for tried in 0..TRIES {
+            self.wait(folder, tried).await;
+            let stream = match after {
+                Some(after) => self.objects.list_with_offset(Some(folder), after),
+                None => self.objects.list(Some(folder)),
+            };
+            match stream.try_collect::<Vec<_>>().await {
+                Ok(mut found) => {
+                    found.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+                    return Ok(found);
+                }
+                // A folder of this machine loses a file between its name and its size when another replica deletes it.
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(failed(folder, last.expect("each try failed")))
+    }
+
+    /// Waits before a try: none before the first, then longer and longer, and never as long as another replica.
+    async fn wait(&self, key: &Path, tried: u32) {
+        let Some(doublings) = tried.checked_sub(1) else {
+            return;
+        };
+        let longest = WAIT
+            .saturating_mul(2_u32.saturating_pow(doublings))
+            .min(WAIT_MAX);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.jitter.to_le_bytes());
+        hasher.update(&tried.to_le_bytes());
+        hasher.update(key.as_ref().as_bytes());
+        let share = f64::from(hasher.finalize().as_bytes()[0]) / 255.0;
+        tokio::time::sleep(longest.mul_f64(0.5 + 0.5 * share)).await;
+    }
+}
+
+/// Bytes of the largest object that the factory writes: a Parquet file of a batch in one partition.
+const OBJECT_BYTES_MAX: u64 = 256 << 20;
+
+fn failed(key: &Path, source: object_store::Error) -> StoreError {
+    StoreError::Store {
+        key: key.to_string(),
+        tries: TRIES,
+        source,
+    }
+}
+
+/// A request with an end: the store may hang.
+async fn timed<T>(
+    request: impl Future<Output = Result<T, object_store::Error>>,
+    bytes: u64,
+) -> Result<T, object_store::Error> {
+    let limit = REQUEST_TIMEOUT + Duration::from_millis(bytes / BYTES_PER_MS_MIN);
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer,
+        Err(_) => Err(object_store::Error::Generic {
+            store: "store",
+            source: format!("no answer within {} s", limit.as_secs()).into(),
+        }),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use outstation::io::uplink::{Outbox, OutboxState};
+use outstation::io::uplink::{Spool, SpoolState};
 use outstation::upload::Sealed;
 use outstation_factory::trial;
 use outstation_wire::segment::{Class, Header, WrappedKey};
@@ -16,7 +16,7 @@ pub(crate) struct FolderOutbox {
     changed: watch::Sender<u64>,
     /// What the uplink told.
     pub(crate) told: watch::Sender<Told>,
-    state: Mutex<OutboxState>,
+    state: Mutex<SpoolState>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -35,7 +35,7 @@ impl FolderOutbox {
             list: Mutex::default(),
             changed: watch::Sender::new(0),
             told: watch::Sender::default(),
-            state: Mutex::new(OutboxState {
+            state: Mutex::new(SpoolState {
                 epoch: [5; 16],
                 boot: 1,
                 boot_nonce,
@@ -89,7 +89,7 @@ impl FolderOutbox {
     }
 }
 
-impl Outbox for FolderOutbox {
+impl Spool for FolderOutbox {
     fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -117,10 +117,11 @@ impl Outbox for FolderOutbox {
 
     fn new_epoch(&self) {
         self.state.lock().expect("no panic").epoch = [6; 16];
+        self.changed.send_modify(|count| *count += 1);
         self.told.send_modify(|told| told.new_epochs += 1);
     }
 
-    fn state(&self) -> OutboxState {
+    fn state(&self) -> SpoolState {
         *self.state.lock().expect("no panic")
     }
 }

@@ -25,15 +25,13 @@ use crate::upload::{Backoff, Outcome, Pace, Permit, Queue, Sealed, Verdict, Wind
 pub mod dial;
 pub mod enrol;
 pub mod membership;
-mod no_spool;
 mod send;
 
 pub use membership::Membership;
-pub use no_spool::NoSpool;
 
 /// What the uplink needs of a spool: sealed segments in files, and somebody to tell. None of it may block for longer
 /// than a file takes to open.
-pub trait Outbox: Send + Sync + 'static {
+pub trait Spool: Send + Sync + 'static {
     /// Changes whenever the set of sealed segments did.
     fn changed(&self) -> watch::Receiver<u64>;
     /// All sealed segments, the oldest of each class first.
@@ -45,15 +43,16 @@ pub trait Outbox: Send + Sync + 'static {
     fn acked(&self, segment: &Sealed);
     /// The factory will never take it, for this reason: keep it aside, and say so in a record.
     fn refused(&self, segment: &Sealed, reason: &str);
-    /// Another machine writes this spool: seal what is open, and go on in a new epoch.
+    /// Another machine writes this spool: seal what is open, and go on in a new epoch. [`changed`](Self::changed) says
+    /// when that is done.
     fn new_epoch(&self);
     /// How it is.
-    fn state(&self) -> OutboxState;
+    fn state(&self) -> SpoolState;
 }
 
 /// How a spool is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OutboxState {
+pub struct SpoolState {
     /// What it writes now.
     pub epoch: [u8; 16],
     /// Starts of the program since the spool was made.
@@ -134,7 +133,7 @@ pub struct Uplink {
 
 impl Uplink {
     /// Starts it on the current tokio runtime. `box_state` is asked at each Hello.
-    pub fn start<S: Outbox>(
+    pub fn start<S: Spool>(
         options: Options,
         membership: Membership,
         spool: Arc<S>,
@@ -145,6 +144,8 @@ impl Uplink {
             queue: Queue::new(options.segments_at_once.max(1)),
             pace: Arc::default(),
             started: Instant::now(),
+            greeted_epoch: None,
+            left_epoch: None,
             hardware: enrol::hardware(),
             box_state: Box::new(box_state),
             options,
@@ -179,6 +180,10 @@ struct Link<S> {
     queue: Queue,
     pace: Arc<Mutex<Pace>>,
     started: Instant,
+    /// What the last Hello named.
+    greeted_epoch: Option<[u8; 16]>,
+    /// What the spool was told to leave.
+    left_epoch: Option<[u8; 16]>,
     state: watch::Sender<UplinkState>,
 }
 
@@ -206,7 +211,7 @@ const HELLO_MAX: Duration = Duration::from_hours(1);
 /// How often the time of day is looked at when nothing else wakes.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-impl<S: Outbox> Link<S> {
+impl<S: Spool> Link<S> {
     async fn run(mut self) {
         let mut changed = self.spool.changed();
         let mut backoff = Backoff::default();
@@ -303,6 +308,10 @@ impl<S: Outbox> Link<S> {
                 Ok(()) = changed.changed() => {
                     changed.borrow_and_update();
                     self.queue.update(&self.spool.sealed());
+                    // The factory learns of a new spool before its first segment.
+                    if self.greeted_epoch != Some(self.spool.state().epoch) {
+                        hello_at = hello_at.min(Instant::now() + HELLO_SOON);
+                    }
                 }
                 () = tokio::time::sleep_until(hello_at) => {}
                 () = tokio::time::sleep(wake.min(self.until_look())) => {}
@@ -379,18 +388,18 @@ impl<S: Outbox> Link<S> {
             tracing::warn!(
                 "another machine writes the same spool, maybe from a copy of this disk: beginning a new one"
             );
-            let before = self.spool.state().epoch;
-            self.spool.new_epoch();
-            self.queue.update(&self.spool.sealed());
-            if self.spool.state().epoch != before {
-                return HELLO_SOON;
+            // The spool may take its time, and the factory says it at each Hello until then.
+            if self.left_epoch != self.greeted_epoch {
+                self.left_epoch = self.greeted_epoch;
+                self.spool.new_epoch();
             }
         }
         Duration::from_secs(welcome.hello_interval_s.into()).clamp(HELLO_MIN, HELLO_MAX)
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&mut self) -> Hello {
         let spool = self.spool.state();
+        self.greeted_epoch = Some(spool.epoch);
         let waiting = self.spool.sealed();
         let state = (self.box_state)();
         Hello {

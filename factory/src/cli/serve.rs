@@ -1,14 +1,24 @@
 //! `outstation-factory serve`: keys → store → sockets → serve, until a signal.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use outstation_wire::seal::FactoryKey;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 use super::{CONFIG, Failure, IO, KeysArgs, StoreArgs};
+use crate::clean::{CleanOptions, clean};
+use crate::clock::unix_ms;
+use crate::commits::Log;
+use crate::compact::{CompactError, CompactOptions, Compactor};
 use crate::keys::{Keys, Origin};
+use crate::retain::retain;
 use crate::server::{Factory, Limits, Server};
+use crate::store::Store;
 use crate::web;
 
 /// Arguments of `serve`.
@@ -33,10 +43,65 @@ pub(super) struct ServeArgs {
     /// Bytes a second that one box may send; 0 is no limit.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     box_bytes_per_s_max: u64,
+    /// How often segments become files of records, like 30s or 5m; `off` leaves that to `outstation-factory compact`.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = interval)]
+    compact_interval: Interval,
     /// Threads. Default: one for each core.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
+
+/// How often something is done.
+#[derive(Debug, Clone, Copy)]
+enum Interval {
+    Every(Duration),
+    Off,
+}
+
+fn interval(text: &str) -> Result<Interval, String> {
+    if text == "off" {
+        return Ok(Interval::Off);
+    }
+    super::devices::time(text).map(Interval::Every)
+}
+
+/// Compacts again and again. A failure is said and tried again: nothing is lost by waiting.
+async fn compact(store: Store, keys: Arc<[FactoryKey]>, every: Duration) {
+    let log = Log::new(store, Log::any_writer());
+    let compactor = Compactor::new(log.clone(), keys, CompactOptions::default());
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tidied = tokio::time::Instant::now();
+    loop {
+        ticks.tick().await;
+        match compactor.run(unix_ms()).await {
+            Ok(done) if done.segments > 0 => {
+                tracing::info!(
+                    segments = done.segments,
+                    rows = done.rows,
+                    bad = done.bad,
+                    "compacted"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("cannot compact: {error}; it is tried again"),
+        }
+        if tidied.elapsed() >= TIDY_EVERY {
+            tidied = tokio::time::Instant::now();
+            let tidy = async {
+                retain(&log, unix_ms()).await?;
+                clean(&log, CleanOptions::default(), unix_ms()).await?;
+                Ok::<_, CompactError>(())
+            };
+            if let Err(error) = tidy.await {
+                tracing::warn!("cannot delete what has had its time: {error}; it is tried again");
+            }
+        }
+    }
+}
+
+/// How often what has had its time is deleted.
+const TIDY_EVERY: Duration = Duration::from_hours(1);
 
 pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     tracing_subscriber::fmt()
@@ -80,6 +145,13 @@ async fn run(args: &ServeArgs) -> Result<(), Failure> {
     let tcp = TcpListener::bind(args.http)
         .await
         .map_err(|e| Failure::io(format!("cannot listen on {} (--http)", args.http), e))?;
+    let compacting = match args.compact_interval {
+        Interval::Off => None,
+        Interval::Every(every) => {
+            let key = keys.segment.clone();
+            Some(tokio::spawn(compact(store.clone(), [key].into(), every)))
+        }
+    };
     let factory = Factory::new(store, keys, limits);
     let server =
         Server::start(udp, factory.clone()).map_err(|e| Failure::new(IO, e.to_string()))?;
@@ -106,6 +178,9 @@ async fn run(args: &ServeArgs) -> Result<(), Failure> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("going down");
+    if let Some(compacting) = compacting {
+        compacting.abort();
+    }
     server.close().await;
     web.close().await;
     Ok(())

@@ -106,6 +106,7 @@ impl Staging {
     fn failed(&self, source: object_store::Error) -> StoreError {
         StoreError::Store {
             key: self.folder.to_string(),
+            tries: 1,
             source,
         }
     }
@@ -118,6 +119,7 @@ pub async fn sweep(store: &Store, older_than_unix_ms: u64) -> Result<u64, StoreE
     let folder = Path::from("staging");
     let failed = |source| StoreError::Store {
         key: folder.to_string(),
+        tries: 1,
         source,
     };
     let mut removed = 0;
