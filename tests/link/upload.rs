@@ -137,11 +137,21 @@ async fn u14_a_box_whose_disk_was_copied_begins_a_new_spool() {
     let uplink = start(replica.address, member, &outbox);
     sent(&uplink, 1).await;
     let told = wait(&mut outbox.told.subscribe(), |told| told.new_epochs > 0).await;
+    assert_eq!(told.new_epochs, 1);
     assert_eq!(
         told.acked.len(),
         1,
         "what was sealed is taken, and kept apart"
     );
+    // The new spool is known, and its segments count.
+    outbox.seal(Class::P0, 1, 10_000);
+    sent(&uplink, 2).await;
+    replica.close().await;
+    let registry = Registry::new(site.store());
+    let contact = registry.contact(&appliance).await;
+    let contact = contact.expect("the store answers").expect("it called");
+    assert_eq!(contact.epoch, "06".repeat(16));
+    assert_eq!(contact.progress.len(), 1);
 }
 
 #[tokio::test]
