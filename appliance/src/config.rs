@@ -12,7 +12,7 @@ use crate::flag::{DayLimits, FlagConfig};
 use crate::limits;
 use crate::scheduler::pace::Targets;
 use crate::spool::{Quotas, SpoolLimits};
-use crate::upload::Window;
+use crate::upload::{RATE_MIN, Window};
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -286,7 +286,7 @@ pub struct UplinkConfig {
     pub factory: Option<String>,
     /// Segments on their way at once. Each takes 64 KiB. Default 2.
     pub segments_at_once: u32,
-    /// Bytes a second, like `200KiB`. The factory may say less. Default: no limit.
+    /// Bytes a second, like `200KiB`, at least 4 KiB. The factory may say less. Default: no limit.
     pub bytes_per_s_max: Option<ByteSize>,
     /// Hours in which the link may be used, in UTC by the box's clock, like `22:00-06:00`. Default: all.
     pub window: Option<String>,
@@ -494,6 +494,16 @@ impl Config {
             self.uplink.segments_at_once,
             limits::UPLINK_SEGMENTS_MAX,
         )?;
+        if let Some(rate) = self.uplink.bytes_per_s_max
+            && rate.0 < RATE_MIN
+        {
+            return Err(ConfigError::Range {
+                key: "uplink.bytes_per_s_max",
+                value: rate.0,
+                min: RATE_MIN,
+                max: u64::MAX,
+            });
+        }
         self.uplink.window()?;
         if let Some(factory) = &self.uplink.factory
             && factory

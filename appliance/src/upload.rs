@@ -61,6 +61,8 @@ pub enum Verdict {
 
 /// Times that a segment may arrive garbled before the file itself is taken to be the cause.
 const GARBLED_MAX: u32 = 3;
+/// Wait after a stream broke, so that a factory that breaks each of them is not stormed.
+const BROKEN_WAIT: Duration = Duration::from_secs(1);
 /// Wait after a segment arrived garbled.
 const GARBLED_WAIT: Duration = Duration::from_secs(1);
 
@@ -158,7 +160,7 @@ impl Queue {
         let (state, verdict) = match outcome {
             Outcome::Stored => (State::Done, Verdict::Delete),
             Outcome::Later(wait) => (State::Held(now + wait), Verdict::Again),
-            Outcome::Broken => (State::Waiting, Verdict::Again),
+            Outcome::Broken => (State::Held(now + BROKEN_WAIT), Verdict::Again),
             Outcome::Garbled if entry.garbled + 1 < GARBLED_MAX => {
                 entry.garbled += 1;
                 (State::Held(now + GARBLED_WAIT), Verdict::Again)
@@ -301,6 +303,9 @@ pub fn permit(window: Option<Window>, urgent_outside_window: bool, unix_ms: u64)
     }
 }
 
+/// The lowest rate, bytes a second: a factory cuts off who is much slower (U-12), and all segments share it.
+pub const RATE_MIN: u64 = 4096;
+
 /// A rate that all segments share: each piece says when the next may follow (U-31).
 #[derive(Debug, Clone, Default)]
 pub struct Pace {
@@ -309,10 +314,16 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The lower of two limits; 0 and `None` are none.
+    /// The lower of two limits, but not below [`RATE_MIN`]; 0 and `None` are none.
     pub fn limit(&mut self, own: Option<u64>, factory: u64) {
         let factory = (factory > 0).then_some(factory);
-        self.bytes_per_s = own.into_iter().chain(factory).min();
+        let lower = own.into_iter().chain(factory).min();
+        self.bytes_per_s = lower.map(|rate| rate.max(RATE_MIN));
+    }
+
+    /// Bytes of a piece, at most `max`: half a second's worth, so that segments that share a slow link take turns.
+    pub fn piece_bytes(&self, max: u64) -> u64 {
+        self.bytes_per_s.map_or(max, |rate| (rate / 2).min(max))
     }
 
     /// These bytes are about to be sent: the time at which they may be.

@@ -10,7 +10,7 @@
 //!
 //! Each message has its length before it, a u32, little-endian. Any answer may be `Refused` instead.
 
-use prost::Message;
+pub use prost::Message;
 
 /// The name of the protocol in the TLS handshake.
 pub const ALPN_UPLINK: &[u8] = b"outstation-uplink/1";

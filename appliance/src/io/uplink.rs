@@ -25,13 +25,12 @@ use crate::upload::{Backoff, Outcome, Pace, Permit, Queue, Sealed, Verdict, Wind
 pub mod dial;
 pub mod enrol;
 pub mod membership;
-mod no_spool;
 mod send;
 
 pub use membership::Membership;
-pub use no_spool::NoSpool;
 
-/// What the uplink needs of a spool. None of it may block for longer than a file takes to open.
+/// What the uplink needs of a spool: sealed segments in files, and somebody to tell. None of it may block for longer
+/// than a file takes to open.
 pub trait Spool: Send + Sync + 'static {
     /// Changes whenever the set of sealed segments did.
     fn changed(&self) -> watch::Receiver<u64>;
@@ -44,7 +43,8 @@ pub trait Spool: Send + Sync + 'static {
     fn acked(&self, segment: &Sealed);
     /// The factory will never take it, for this reason: keep it aside, and say so in a record.
     fn refused(&self, segment: &Sealed, reason: &str);
-    /// Another machine writes this spool: seal what is open, and go on in a new epoch.
+    /// Another machine writes this spool: seal what is open, and go on in a new epoch. [`changed`](Self::changed) says
+    /// when that is done.
     fn new_epoch(&self);
     /// How it is.
     fn state(&self) -> SpoolState;
@@ -144,6 +144,8 @@ impl Uplink {
             queue: Queue::new(options.segments_at_once.max(1)),
             pace: Arc::default(),
             started: Instant::now(),
+            greeted_epoch: None,
+            left_epoch: None,
             hardware: enrol::hardware(),
             box_state: Box::new(box_state),
             options,
@@ -178,6 +180,10 @@ struct Link<S> {
     queue: Queue,
     pace: Arc<Mutex<Pace>>,
     started: Instant,
+    /// What the last Hello named.
+    greeted_epoch: Option<[u8; 16]>,
+    /// What the spool was told to leave.
+    left_epoch: Option<[u8; 16]>,
     state: watch::Sender<UplinkState>,
 }
 
@@ -196,7 +202,8 @@ enum SessionError {
     Protocol(&'static str),
 }
 
-/// Wait before a Hello after a segment was refused because another machine writes the spool.
+/// Wait before a Hello when there is news: a segment was refused because another machine writes the spool, or a new
+/// one was begun.
 const HELLO_SOON: Duration = Duration::from_millis(10);
 /// Bounds of what a factory may say about the next Hello.
 const HELLO_MIN: Duration = Duration::from_secs(1);
@@ -265,10 +272,11 @@ impl<S: Spool> Link<S> {
         let outcome = loop {
             if hello_at <= Instant::now() {
                 let hello = self.hello();
-                let answer =
-                    dial::ask(&mut send, &mut receive, hello, self.options.patience).await?;
-                let welcome = welcome(answer)?;
-                hello_at = Instant::now() + self.welcomed(&welcome);
+                let answer = dial::ask(&mut send, &mut receive, hello, self.options.patience).await;
+                match answer.map_err(SessionError::from).and_then(welcome) {
+                    Ok(welcome) => hello_at = Instant::now() + self.welcomed(&welcome),
+                    Err(error) => break Err(error),
+                }
                 backoff.succeed();
             }
             let permit = self.permit();
@@ -300,6 +308,10 @@ impl<S: Spool> Link<S> {
                 Ok(()) = changed.changed() => {
                     changed.borrow_and_update();
                     self.queue.update(&self.spool.sealed());
+                    // The factory learns of a new spool before its first segment.
+                    if self.greeted_epoch != Some(self.spool.state().epoch) {
+                        hello_at = hello_at.min(Instant::now() + HELLO_SOON);
+                    }
                 }
                 () = tokio::time::sleep_until(hello_at) => {}
                 () = tokio::time::sleep(wake.min(self.until_look())) => {}
@@ -376,14 +388,18 @@ impl<S: Spool> Link<S> {
             tracing::warn!(
                 "another machine writes the same spool, maybe from a copy of this disk: beginning a new one"
             );
-            self.spool.new_epoch();
-            self.queue.update(&self.spool.sealed());
+            // The spool may take its time, and the factory says it at each Hello until then.
+            if self.left_epoch != self.greeted_epoch {
+                self.left_epoch = self.greeted_epoch;
+                self.spool.new_epoch();
+            }
         }
         Duration::from_secs(welcome.hello_interval_s.into()).clamp(HELLO_MIN, HELLO_MAX)
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&mut self) -> Hello {
         let spool = self.spool.state();
+        self.greeted_epoch = Some(spool.epoch);
         let waiting = self.spool.sealed();
         let state = (self.box_state)();
         Hello {

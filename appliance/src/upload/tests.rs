@@ -152,11 +152,15 @@ fn u33_a_window_may_span_midnight() {
 fn u31_the_lower_rate_counts_and_is_kept() {
     let mut pace = Pace::default();
     assert_eq!(pace.spend(1 << 40, at(3)), at(3));
-    pace.limit(Some(1000), 500);
-    assert_eq!(pace.spend(1000, at(3)), at(3));
-    assert_eq!(pace.spend(1000, at(3)), at(5));
-    assert_eq!(pace.spend(1000, at(100)), at(100));
-    pace.limit(Some(1000), 0);
-    assert_eq!(pace.spend(1000, at(100)), at(102));
-    assert_eq!(pace.spend(1000, at(100)), at(103));
+    assert_eq!(pace.piece_bytes(9000), 9000);
+    pace.limit(Some(10_000), 5000);
+    assert_eq!(pace.piece_bytes(9000), 2500);
+    assert_eq!(pace.spend(10_000, at(3)), at(3));
+    assert_eq!(pace.spend(10_000, at(3)), at(5));
+    assert_eq!(pace.spend(10_000, at(100)), at(100));
+    pace.limit(Some(10_000), 0);
+    assert_eq!(pace.spend(10_000, at(100)), at(102));
+    assert_eq!(pace.spend(10_000, at(100)), at(103));
+    pace.limit(None, 1);
+    assert_eq!(pace.piece_bytes(9000), RATE_MIN / 2);
 }

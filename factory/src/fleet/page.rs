@@ -25,13 +25,13 @@ pub fn page(boxes: &[Shown], totals: &Totals, only: Option<State>) -> String {
         title(totals, boxes.len()),
         headline(totals, boxes.len()),
     );
-    tiles(&mut html, totals);
     if boxes.is_empty() {
         html.push_str(
             "<section class=empty><h2>No boxes yet</h2><p>Make a code here, and type it on the box:</p>\
              <pre>outstation-factory devices add --name NAME\noutstation enrol --factory HOST:4434 CODE</pre></section>",
         );
     } else {
+        tiles(&mut html, totals);
         filters(&mut html, totals, boxes.len(), only);
         table(&mut html, &shown);
     }
@@ -69,8 +69,8 @@ fn tiles(html: &mut String, totals: &Totals) {
         ("connected here", totals.connected.to_string()),
         ("waiting in spools", size(totals.spool_bytes)),
         (
-            "taken here, last minute",
-            format!("{:.1} MB/s", totals.ingest_bytes_per_s / 1e6),
+            "taken here, a second",
+            format!("{:.1} MB", totals.ingest_bytes_per_s / 1e6),
         ),
         ("segments missing", totals.segments_missing.to_string()),
         ("records lost", totals.records_lost.to_string()),

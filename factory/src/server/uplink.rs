@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{CLOSE_NO_ERROR, CLOSE_PROTOCOL, CLOSE_REVOKED, Factory};
-use crate::channel::{self, ChannelError, never};
+use crate::channel::{self, ChannelError, later, never};
 use crate::clock::unix_ms;
 use crate::contacts::Cell;
 use crate::ingest::{Arrived, unavailable};
@@ -305,10 +305,9 @@ impl Peer {
             let waited =
                 tokio::time::timeout(FIRST_MAX, greeted.wait_for(|greeted| *greeted)).await;
             if !matches!(waited, Ok(Ok(_))) {
-                return Err(never(
-                    RefusedCode::Malformed,
-                    "a box says Hello before it offers a segment",
-                ));
+                // The registry may be slow to answer the Hello: the segment is not to blame.
+                let message = "a box says Hello before it offers a segment";
+                return Err(later(RefusedCode::Busy, message, FIRST_MAX));
             }
         }
         if offer.epoch.len() != 16 {

@@ -46,6 +46,11 @@ pub(super) struct SharedPace {
 }
 
 impl SharedPace {
+    fn piece_bytes(&self) -> u64 {
+        let pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.piece_bytes(PIECE_BYTES as u64)
+    }
+
     async fn spend(&self, bytes: usize) {
         let now = self.started.elapsed();
         let at = self
@@ -86,7 +91,8 @@ pub(super) async fn segment(
         }
         let mut offset = resume.offset;
         while offset < bytes {
-            let piece = blocking(&path, move |file| piece(file, offset, bytes)).await?;
+            let end = bytes.min(offset + pace.piece_bytes());
+            let piece = blocking(&path, move |file| piece(file, offset, end)).await?;
             offset += piece.len() as u64;
             pace.spend(piece.len()).await;
             match tokio::time::timeout(patience, send.write_chunk(piece)).await {
@@ -144,8 +150,8 @@ fn digest(mut file: File) -> std::io::Result<([u8; 32], u64)> {
 }
 
 fn piece(mut file: File, offset: u64, end: u64) -> std::io::Result<Bytes> {
-    let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
-    let mut piece = vec![0; PIECE_BYTES.min(left)];
+    let left = usize::try_from(end - offset).expect("a piece is small");
+    let mut piece = vec![0; left];
     file.seek(SeekFrom::Start(offset))?;
     file.read_exact(&mut piece)?;
     Ok(piece.into())

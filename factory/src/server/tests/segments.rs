@@ -20,7 +20,7 @@ async fn u5_a_segment_is_stored_as_it_was_and_once() {
     );
     assert_eq!(first.digest, offer.digest);
     assert_eq!(first.bytes, offer.bytes);
-    assert_eq!(site.objects("seg").await, [first.key.clone()]);
+    assert_eq!(site.objects("seg").await, std::slice::from_ref(&first.key));
     assert_eq!(site.bytes(&first.key).await, segment);
     // The reply was lost: the box offers again, here or to another replica, and sends nothing.
     let again = Upload::offer(&connection, offer.clone()).await.unwrap();
