@@ -195,8 +195,8 @@ const EDGES: [(usize, u32); 14] = [
 /// exp's 3 units; weighted means move by at most twice it times 1.74: 1e-4. Sums over 150 positions add 2e-5.
 const BOUND: f64 = 1.2e-4;
 
-/// What integer kernels of i16 add; keys and values are compared as they are stored. A query is rounded to a 65000th of
-/// its norm, which moves a score by `sqrt(head_dim / 12) / 65000` (deviation, as all here): at 128, 5e-5, and weights by
+/// What integer kernels of i16 add; keys and values are compared as they are stored. A query is rounded to a 65000th
+/// of its norm, which moves a score by `sqrt(head_dim / 12) / 65000` (deviation, as all here): at 128, 5e-5, and weights by
 /// as much of themselves. 32 weights of a tile are rounded to a 32767th of their sum, which moves a mean of values of
 /// deviation 1 by `sqrt(32 / 12) / 32767`: 5e-5. Six deviations of both.
 const WORDS_BOUND: f64 = 4.2e-4;
@@ -467,7 +467,7 @@ fn the_greatest_sums_of_sixteen_bits_are_exact() {
     }
 }
 
-/// Half a code, of a scale that is rounded up to eight bits; and what is not finite is NaN, what is next to nothing zero.
+/// Half a code, of a scale that is rounded up to eight bits; what is not finite is NaN, what is next to nothing zero.
 #[test]
 fn sixteen_bits_store_within_half_a_code() {
     let shape = KvShape {
