@@ -24,7 +24,11 @@ impl Enrolled {
         std::fs::create_dir_all(&uplink).unwrap();
         let made = rcgen::generate_simple_self_signed(vec!["box".to_owned()]).unwrap();
         let certificate = made.cert.der();
-        let digits = |bytes: &[u8]| bytes.iter().fold(String::new(), |all, b| format!("{all}{b:02x}"));
+        let digits = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .fold(String::new(), |all, b| format!("{all}{b:02x}"))
+        };
         let factory = json!({
             "factory": "127.0.0.1:9",
             "appliance": digits(&[7; 16]),
@@ -55,7 +59,10 @@ impl Enrolled {
             }
             let bytes = std::fs::read(&path).unwrap();
             let header = Header::decode(&bytes).unwrap();
-            let key = self.key.unwrap(&header.key, &header.appliance, &header.epoch).unwrap();
+            let key = self
+                .key
+                .unwrap(&header.key, &header.appliance, &header.epoch)
+                .unwrap();
             for found in Frames::new(&bytes, &header) {
                 if let Found::Frame {
                     head, ciphertext, ..
@@ -87,7 +94,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn contains(bytes: &[u8], word: &str) -> bool {
-    bytes.windows(word.len()).any(|window| window == word.as_bytes())
+    bytes
+        .windows(word.len())
+        .any(|window| window == word.as_bytes())
 }
 
 /// Asks with words that nothing else has, and gives the answer's text.
@@ -99,7 +108,10 @@ fn ask(server: &Server) -> String {
     let (code, body) = post(server.http, "/v1/chat/completions", &question);
     assert_eq!(code, 200, "{body}");
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-    body["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    body["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
@@ -126,9 +138,15 @@ fn no_word_of_a_prompt_is_in_any_file_of_a_box() {
     assert_eq!(content.output, answer);
     assert_eq!(content.redactions[0].kind, "email");
     assert_eq!(request.workload, "birds");
-    assert_eq!((request.output_tokens, &*request.finish_reason), (12, "length"));
+    assert_eq!(
+        (request.output_tokens, &*request.finish_reason),
+        (12, "length")
+    );
     let signals = request.signals.expect("tokens were drawn");
-    assert!(signals.entropy_mean > 0.0 && signals.mean_nll > 0.0, "{signals:?}");
+    assert!(
+        signals.entropy_mean > 0.0 && signals.mean_nll > 0.0,
+        "{signals:?}"
+    );
     assert!(request.first_chunk_us > 0 && request.decode_us > 0);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outstation::kv::blocks_for;
 use outstation::request::{
-    Class, GenerateRequest, Prompt, RequestId, RequestLimits, Sampling, Submission, Tenant,
+    Class, GenerateRequest, Origin, Prompt, RequestId, RequestLimits, Sampling, Submission, Tenant,
 };
 use outstation::scheduler::SchedulerLimits;
 use outstation::scheduler::pace::Targets;
@@ -148,6 +148,7 @@ impl Traffic {
             class: random.pick(self.classes),
             deadline: deadlines.then(|| Duration::from_millis(random.between(0, 400).into())),
             tenant: Tenant(random.any() % self.tenants),
+            origin: Origin::default(),
         };
         let limits = RequestLimits {
             context_tokens_max: context,

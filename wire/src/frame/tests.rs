@@ -34,6 +34,8 @@ fn samples() -> Vec<(StreamRole, Frame)> {
         want_token_ids: true,
         deadline_ms: Some(500),
         class: Some(Class::Batch.into()),
+        workload_id: "upkeep".into(),
+        conversation_id: "c-1".into(),
     };
     let chat = Chat {
         messages: vec![ChatMessage {
