@@ -36,8 +36,8 @@ pub enum KvFormat {
     F16,
     /// Eight bits, and an f16 scale for each 32 elements of a head: a little more than half the bytes.
     Q8_0,
-    /// Sixteen bits, and a bf16 scale for each head: no further from f32 than halves, by the norm of what is stored,
-    /// and for integer products.
+    /// Sixteen bits, and a bf16 scale for each head, for integer products. Up to 256 elements what rounding moves a
+    /// head by is less than in halves, by its norm; `docs/kernels.md` has the sum.
     I16,
 }
 
@@ -51,8 +51,8 @@ impl KvFormat {
         }
     }
 
-    /// The one that an instruction set attends fastest without less precision than halves: [`KvFormat::I16`] where
-    /// there are products of pairs of words, and where heads fit it.
+    /// The one that an instruction set attends fastest in 16 bits: [`KvFormat::I16`] where there are products of pairs of
+    /// words, and where heads fit it.
     pub fn of(isa: Isa, head_dim: usize) -> KvFormat {
         match isa {
             Isa::Avx512 if KvFormat::I16.fits(head_dim) => KvFormat::I16,
