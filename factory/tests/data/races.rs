@@ -12,7 +12,7 @@ use outstation_factory::retain::{Retention, retain};
 use outstation_factory::store::Store;
 
 use crate::support::fault::{Fault, Faulty, View};
-use crate::support::oracle::committed;
+use crate::support::oracle::{committed, keys};
 use crate::world::{NO_GRACE, NOW_MS, World};
 
 /// What a replica does.
@@ -165,6 +165,50 @@ async fn another_replica_may_work_between_any_two_operations() {
     }
     println!("{points} places where another replica worked");
     assert!(points > 400, "{points}");
+}
+
+/// A store in which a compactor died when all files of a batch were there, and its commit was not.
+async fn with_orphans(world: &World) -> Arc<dyn ObjectStore> {
+    let mut last = world.fork();
+    for at in 0.. {
+        let objects = world.fork();
+        let faulty = Faulty::new(Arc::clone(&objects)).at(at, Fault::KillBefore);
+        let view = Arc::new(View(Arc::new(faulty)));
+        Job::Compact.run(world, view, "dead").await.unwrap_err();
+        let store = Store::new(Arc::clone(&objects));
+        if !keys(&store, "commits").await.is_empty() {
+            let orphans = keys(&Store::new(Arc::clone(&last)), "parquet").await;
+            assert!(!orphans.is_empty());
+            break;
+        }
+        last = objects;
+    }
+    last
+}
+
+/// While they are swept, others make the very same files, and count on them.
+#[tokio::test(start_paused = true)]
+async fn orphans_are_swept_while_others_make_them_anew() {
+    let world: &'static World = Box::leak(Box::new(World::new(5).await));
+    let mut points = 0;
+    for fast in [Job::Compact, Job::CompactAndClean] {
+        for at in 0.. {
+            let objects = with_orphans(world).await;
+            let others = Arc::clone(&objects);
+            let work = async move { fast.run(world, others, "fast").await.unwrap() }.boxed();
+            let faulty = Arc::new(Faulty::new(Arc::clone(&objects)).meanwhile(at, work));
+            let log = Log::new(Store::new(Arc::new(View(Arc::clone(&faulty)))), "sweeper");
+            clean(&log, NO_GRACE, NOW_MS).await.unwrap();
+            readable(&objects).await;
+            let context = format!("{fast:?} before operation {at} of a sweep");
+            settle(world, &objects, &[], &context).await;
+            if faulty.operations() <= at {
+                break;
+            }
+            points += 1;
+        }
+    }
+    assert!(points > 20, "{points}");
 }
 
 #[tokio::test(start_paused = true)]
