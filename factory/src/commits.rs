@@ -32,7 +32,7 @@ pub const CHECKPOINT_COMMITS: u64 = 32;
 /// The format of commits and checkpoints.
 const FORMAT: u32 = 1;
 
-/// Names of tenants that a file or segment lists; one with more, or with longer ones than boxes write, says nothing, and
+/// Names of tenants that a file or segment lists. One with more, or with longer ones than boxes write, says nothing and
 /// is looked into. So a box cannot make commits large.
 pub const TENANTS_MAX: usize = 256;
 
@@ -73,6 +73,9 @@ pub struct Commit {
     /// Files that do not count any more, and objects that never did: all about to be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<String>,
+    /// When what is removed may be deleted, milliseconds since 1970; 0: at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub delete_after_ms: u64,
     /// What was removed, or was an input, and is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forgotten: Vec<String>,

@@ -9,19 +9,13 @@
 #![forbid(unsafe_code)]
 
 pub mod clean;
-/// The command line of the data.
-pub mod cli {
-    pub mod compact;
-    pub mod erase;
-    pub mod export;
-    pub mod files;
-    pub mod retain;
-}
+pub mod cli;
 pub mod commits;
 pub mod compact;
 pub mod days;
 pub mod erase;
 pub mod export;
+pub mod merge;
 pub mod retain;
 mod rewrite;
 pub mod rows;
