@@ -71,8 +71,9 @@ async fn condemn_orphans(
             .iter()
             .filter(|meta| meta.last_modified.timestamp_millis() <= now_ms.saturating_sub(age_ms));
         let keys = old.map(|meta| meta.location.as_ref());
-        let orphans = keys
-            .filter(|key| !state.files().contains_key(*key) && !state.condemned().contains(*key));
+        let orphans = keys.filter(|key| {
+            !state.files().contains_key(*key) && !state.condemned().contains_key(*key)
+        });
         let orphans: Vec<String> = orphans.map(str::to_owned).collect();
         if orphans.is_empty() {
             return Ok(0);
@@ -106,7 +107,9 @@ pub(crate) async fn delete_what_is_due(
     let segments = state.pending().iter();
     let segments = segments.filter(|(_, pending)| pending.urgent || over(pending.unix_ms));
     let due = segments.map(|(key, _)| key.clone());
-    let due: Vec<String> = due.chain(state.condemned().iter().cloned()).collect();
+    let condemned = state.condemned().iter();
+    let condemned = condemned.filter(|(_, due_ms)| **due_ms <= now_unix_ms);
+    let due: Vec<String> = due.chain(condemned.map(|(key, _)| key.clone())).collect();
     futures_util::stream::iter(due.clone())
         .map(|key| async move {
             let path = Path::parse(&key).map_err(|_| CommitError::Broken {

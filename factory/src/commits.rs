@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use object_store::PutPayload;
 use object_store::path::Path;
+use outstation_wire::record::NAME_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Store, StoreError};
@@ -31,8 +32,20 @@ pub const CHECKPOINT_COMMITS: u64 = 32;
 /// The format of commits and checkpoints.
 const FORMAT: u32 = 1;
 
-/// Names of tenants that a file or segment lists; one with more says nothing, and is looked into.
+/// Names of tenants that a file or segment lists. One with more, or with longer ones than boxes write, says nothing and
+/// is looked into. So a box cannot make commits large.
 pub const TENANTS_MAX: usize = 256;
+
+/// Adds a tenant to a list, or gives the list up.
+pub(crate) fn list_tenant(tenants: &mut Option<BTreeSet<String>>, tenant: &str) {
+    let Some(known) = tenants else { return };
+    if !known.contains(tenant) {
+        known.insert(tenant.to_owned());
+        if known.len() > TENANTS_MAX || tenant.len() > NAME_BYTES_MAX {
+            *tenants = None;
+        }
+    }
+}
 
 /// One step of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +73,9 @@ pub struct Commit {
     /// Files that do not count any more, and objects that never did: all about to be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<String>,
+    /// When what is removed may be deleted, milliseconds since 1970; 0: at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub delete_after_ms: u64,
     /// What was removed, or was an input, and is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forgotten: Vec<String>,

@@ -9,13 +9,13 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectMeta, PutPayload};
-use outstation_wire::record::Body;
+use outstation_wire::record::{Body, Gap};
 use outstation_wire::seal::FactoryKey;
 use outstation_wire::segment::SEGMENT_BYTES_MAX;
 use parquet::errors::ParquetError;
 
 use crate::commits::{
-    Append, Bad, Commit, CommitError, GapSum, Input, Log, Output, State, TENANTS_MAX,
+    Append, Bad, Commit, CommitError, GapSum, Input, Log, Output, State, list_tenant,
 };
 use crate::rows::{Partition, Partitions, Row, Written, gap_reason, write_rows};
 use crate::segments::Segment;
@@ -366,13 +366,8 @@ impl Batch {
                 continue;
             }
             if let Body::Gap(gap) = &row.body {
-                commit.gaps.push(GapSum {
-                    appliance: stream.split('/').next().unwrap_or_default().to_owned(),
-                    class: gap.class,
-                    reason: gap_reason(gap).to_owned(),
-                    records: gap.records,
-                    bytes: gap.bytes,
-                });
+                let appliance = stream.split('/').next().unwrap_or_default();
+                add_gap(&mut commit.gaps, appliance, gap);
             }
             let partition = row.partition(arrived_unix_ms);
             partitions.entry(partition).or_default().push(row);
@@ -381,6 +376,32 @@ impl Batch {
         Self { partitions, commit }
     }
 }
+
+/// Adds a gap to the sums: one for each box, class and reason.
+fn add_gap(sums: &mut Vec<GapSum>, appliance: &str, gap: &Gap) {
+    let reason = gap_reason(gap);
+    // There are three classes; what a box says beyond is counted as one more.
+    let class = gap.class.min(3);
+    let same = |sum: &&mut GapSum| {
+        (sum.appliance.as_str(), sum.class, sum.reason.as_str()) == (appliance, class, reason)
+    };
+    // Rows come box by box, so the sums of this one are the last ones.
+    if let Some(sum) = sums.iter_mut().rev().take(GAP_SUMS_OF_A_BOX).find(same) {
+        sum.records = sum.records.saturating_add(gap.records);
+        sum.bytes = sum.bytes.saturating_add(gap.bytes);
+    } else {
+        sums.push(GapSum {
+            appliance: appliance.to_owned(),
+            class,
+            reason: reason.to_owned(),
+            records: gap.records,
+            bytes: gap.bytes,
+        });
+    }
+}
+
+/// Four classes, seven reasons.
+const GAP_SUMS_OF_A_BOX: usize = 28;
 
 /// Adds a segment to the inputs, or to the bad ones, or to both.
 fn take(segment: Read, commit: &mut Commit, found: &mut Vec<Found>) {
@@ -414,14 +435,7 @@ fn take(segment: Read, commit: &mut Commit, found: &mut Vec<Found>) {
             continue;
         };
         input.records += 1;
-        if let Some(tenants) = &mut input.tenants {
-            if !tenants.contains(row.tenant()) {
-                tenants.insert(row.tenant().to_owned());
-            }
-            if tenants.len() > TENANTS_MAX {
-                input.tenants = None;
-            }
-        }
+        list_tenant(&mut input.tenants, row.tenant());
         found.push(Found {
             row,
             arrived_unix_ms: segment.arrived_unix_ms,

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path as FilePath, PathBuf};
 
-use object_store::path::Path;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use crate::commits::{CommitError, Log, Output, State};
 use crate::compact::{CompactError, blocking};
+use crate::rewrite::load;
 use crate::rows::Table;
 
 pub use format::Format;
@@ -331,19 +331,7 @@ impl<'a> Export<'a> {
     }
 
     async fn get(&self, file: &Output) -> Result<Option<bytes::Bytes>, ExportError> {
-        let broken = |reason: &str| CommitError::Broken {
-            key: file.key.clone(),
-            reason: reason.to_owned(),
-        };
-        let path = Path::parse(&file.key).map_err(|_| broken("its name cannot be"))?;
-        let found = self.log.store().get_if_there(&path).await;
-        let Some(bytes) = found.map_err(CommitError::from)? else {
-            return Ok(None);
-        };
-        if blake3::hash(&bytes).to_hex().as_str() != file.blake3 {
-            return Err(broken("its digest is not that of its commit").into());
-        }
-        Ok(Some(bytes))
+        Ok(load(self.log, file).await?.map(|(_, bytes)| bytes))
     }
 }
 

@@ -21,6 +21,7 @@ pub mod export;
 pub mod fleet;
 pub mod ingest;
 pub mod keys;
+pub mod merge;
 pub mod metrics;
 pub mod registry;
 pub mod retain;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use object_store::PutPayload;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt as _, PutPayload};
 use serde::{Deserialize, Serialize};
 
 use crate::clean::{CleanSummary, delete_what_is_due, forget};
@@ -11,7 +11,6 @@ use crate::commits::{CommitError, Log, Output};
 use crate::compact::CompactError;
 use crate::days::Day;
 use crate::rewrite::{RewriteSummary, rewrite};
-use crate::store::StoreError;
 
 /// How long records stay after their day. `retention.json`, the one object that is overwritten.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,17 +103,9 @@ pub async fn retain(log: &Log, now_unix_ms: u64) -> Result<RetainSummary, Compac
 
 /// The day on which a segment arrived; `None`: it is gone.
 async fn arrived(log: &Log, key: &str) -> Result<Option<Day>, CompactError> {
-    match log.store().objects().head(&Path::from(key)).await {
-        Ok(meta) => {
-            let unix_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
-            Ok(Some(Day::of_unix_ms(unix_ms)))
-        }
-        Err(object_store::Error::NotFound { .. }) => Ok(None),
-        Err(source) => Err(StoreError::Store {
-            key: key.to_owned(),
-            tries: 1,
-            source,
-        }
-        .into()),
-    }
+    let meta = log.store().head_if_there(&Path::from(key)).await?;
+    Ok(meta.map(|meta| {
+        let unix_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
+        Day::of_unix_ms(unix_ms)
+    }))
 }

@@ -127,12 +127,11 @@ fn all(file: &Output, drops: &(impl Fn(&Output, &str) -> bool + Sync)) -> bool {
     tenants.is_some_and(|tenants| tenants.iter().all(|tenant| drops(file, tenant)))
 }
 
-/// The file without the rows. `None`: it is gone, for somebody else replaced it.
-async fn without(
+/// A file and where it belongs. `None`: it is gone, for somebody else replaced it.
+pub(crate) async fn load(
     log: &Log,
     file: &Output,
-    drops: &(impl Fn(&Output, &str) -> bool + Sync),
-) -> Result<Option<(Partition, Written)>, CompactError> {
+) -> Result<Option<(Partition, Bytes)>, CompactError> {
     let broken = |reason: &str| CommitError::Broken {
         key: file.key.clone(),
         reason: reason.to_owned(),
@@ -148,6 +147,18 @@ async fn without(
         table: Table::from_name(&file.table).ok_or_else(|| broken("its table is unknown"))?,
         day: file.day.parse().map_err(|_| broken("its day is none"))?,
         workload: file.workload.clone(),
+    };
+    Ok(Some((partition, bytes)))
+}
+
+/// The file without the rows. `None`: it is gone.
+async fn without(
+    log: &Log,
+    file: &Output,
+    drops: &(impl Fn(&Output, &str) -> bool + Sync),
+) -> Result<Option<(Partition, Written)>, CompactError> {
+    let Some((partition, bytes)) = load(log, file).await? else {
+        return Ok(None);
     };
     // Which tenants there are is known from the file alone: it decides before the long work, where it may not borrow.
     let names = {

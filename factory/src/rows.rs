@@ -85,7 +85,7 @@ pub struct Partition {
 impl Partition {
     /// `parquet/<table>/dt=<day>/workload=<name>`, without the last part where the table has no workload.
     ///
-    /// The name is percent-encoded but for letters, digits, `-`, `_` and `.`; a name of nothing is Hive's word for null.
+    /// Letters and digits of ASCII, `-`, `_` and `.` stand as they are, others percent-encoded; no name is Hive's null.
     pub fn folder(&self) -> String {
         let folder = format!("parquet/{}/dt={}", self.table.name(), self.day);
         match self.table {

@@ -181,10 +181,30 @@ impl Store {
         let mut last = None;
         for tried in 0..TRIES {
             self.wait(key, tried).await;
-            // How long it is comes with the answer; the bound is that of the largest object that we write.
-            let get = async { self.objects.get(key).await?.bytes().await };
-            match timed(get, OBJECT_BYTES_MAX).await {
+            // How long it is comes with the answer.
+            let got = match timed(self.objects.get(key), 0).await {
+                Ok(got) => {
+                    let length = got.meta.size;
+                    timed(got.bytes(), length).await
+                }
+                Err(error) => Err(error),
+            };
+            match got {
                 Ok(bytes) => return Ok(Some(bytes)),
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(failed(key, last.expect("each try failed")))
+    }
+
+    /// What the store knows of an object, or `None` where there is none.
+    pub async fn head_if_there(&self, key: &Path) -> Result<Option<ObjectMeta>, StoreError> {
+        let mut last = None;
+        for tried in 0..TRIES {
+            self.wait(key, tried).await;
+            match timed(self.objects.head(key), 0).await {
+                Ok(meta) => return Ok(Some(meta)),
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
                 Err(error) => last = Some(error),
             }
@@ -244,11 +264,18 @@ impl Store {
         let mut last = None;
         for tried in 0..TRIES {
             self.wait(folder, tried).await;
-            let stream = match after {
+            let mut stream = match after {
                 Some(after) => self.objects.list_with_offset(Some(folder), after),
                 None => self.objects.list(Some(folder)),
             };
-            match stream.try_collect::<Vec<_>>().await {
+            let list = async {
+                let mut found = Vec::new();
+                while let Some(meta) = timed(stream.try_next(), 0).await? {
+                    found.push(meta);
+                }
+                Ok(found)
+            };
+            match list.await {
                 Ok(mut found) => {
                     found.sort_unstable_by(|a, b| a.location.cmp(&b.location));
                     return Ok(found);
@@ -276,9 +303,6 @@ impl Store {
         tokio::time::sleep(longest.mul_f64(0.5 + 0.5 * share)).await;
     }
 }
-
-/// Bytes of the largest object that the factory writes: a Parquet file of a batch in one partition.
-const OBJECT_BYTES_MAX: u64 = 256 << 20;
 
 fn failed(key: &Path, source: object_store::Error) -> StoreError {
     StoreError::Store {

@@ -9,6 +9,7 @@ use outstation_wire::seal::FactoryKey;
 use crate::clean::{CleanOptions, clean};
 use crate::commits::Log;
 use crate::compact::{BadSegments, CompactError, CompactOptions, Compactor, Shard};
+use crate::merge::{MergeOptions, merge};
 use crate::retain::retain;
 use crate::store::Store;
 
@@ -30,7 +31,7 @@ pub struct CompactArgs {
     /// Days that segments stay after their records are in files.
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     grace_days: u64,
-    /// Do not delete anything: neither segments after their grace, nor what retention takes away.
+    /// Do not merge small files, and delete nothing: neither segments after their grace, nor what retention takes away.
     #[arg(long)]
     keep_all: bool,
 }
@@ -90,12 +91,16 @@ pub async fn run(
             ..CleanOptions::default()
         };
         let retained = retain(&log, now_unix_ms).await?;
+        let merged = merge(&log, MergeOptions::default(), now_unix_ms).await?;
         let (_, cleaned) = clean(&log, options, now_unix_ms).await?;
         let rows = retained.rewritten.rows;
         let objects = retained.deleted.objects + cleaned.objects;
+        let (before, after) = (merged.before, merged.after);
         line = format!(
             "{line}{}",
-            format_args!("\n{rows} rows were old enough to go, {objects} objects were deleted")
+            format_args!(
+                "\n{rows} rows were old enough to go, {before} small files became {after}, {objects} objects were deleted"
+            )
         );
     }
     Ok(line)

@@ -17,7 +17,7 @@ pub struct State {
     files: BTreeMap<String, Output>,
     pending: BTreeMap<String, Pending>,
     bad: BTreeMap<String, Bad>,
-    condemned: BTreeSet<String>,
+    condemned: BTreeMap<String, u64>,
     erased: BTreeMap<String, bool>,
     streams: BTreeMap<String, Ranges>,
     gaps: BTreeMap<String, GapSum>,
@@ -61,8 +61,8 @@ impl State {
         &self.bad
     }
 
-    /// Objects that must be deleted.
-    pub fn condemned(&self) -> &BTreeSet<String> {
+    /// Objects that must be deleted, and when: milliseconds since 1970.
+    pub fn condemned(&self) -> &BTreeMap<String, u64> {
         &self.condemned
     }
 
@@ -124,10 +124,10 @@ impl State {
         }
         for key in &commit.removed {
             self.files.remove(key);
-            self.condemned.insert(key.clone());
+            self.condemned.insert(key.clone(), commit.delete_after_ms);
         }
         for output in &commit.outputs {
-            if self.condemned.contains(&output.key) {
+            if self.condemned.contains_key(&output.key) {
                 return Err(format!("it adds {}, which was removed", output.key));
             }
             let before = self.files.insert(output.key.clone(), output.clone());
@@ -148,6 +148,10 @@ impl State {
             // It stays, for people and for later keys.
             self.pending.remove(&bad.key);
             self.bad.insert(bad.key.clone(), bad.clone());
+        }
+        if !commit.erased.is_empty() {
+            // What waits for slow readers may have their rows.
+            self.condemned.values_mut().for_each(|due_ms| *due_ms = 0);
         }
         for tenant in &commit.erased {
             self.erased.entry(tenant.clone()).or_default();

@@ -13,7 +13,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::{Partition, Row, Table, event, feedback, gap, inference};
-use crate::commits::TENANTS_MAX;
+use crate::commits::list_tenant;
 
 /// A file, not yet stored.
 #[derive(Debug)]
@@ -86,11 +86,8 @@ pub fn write_batches(
 }
 
 fn list_tenants(batch: &RecordBatch, tenants: &mut Option<BTreeSet<String>>) {
-    let Some(known) = tenants else { return };
     match batch.column_by_name("tenant") {
-        None => {
-            known.insert(String::new());
-        }
+        None => list_tenant(tenants, ""),
         Some(column) => {
             let column = column.as_string::<i32>();
             for n in 0..column.len() {
@@ -99,14 +96,9 @@ fn list_tenants(batch: &RecordBatch, tenants: &mut Option<BTreeSet<String>>) {
                 } else {
                     column.value(n)
                 };
-                if !known.contains(tenant) {
-                    known.insert(tenant.to_owned());
-                }
+                list_tenant(tenants, tenant);
             }
         }
-    }
-    if known.len() > TENANTS_MAX {
-        *tenants = None;
     }
 }
 

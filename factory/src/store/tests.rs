@@ -72,7 +72,7 @@ impl ObjectStore for Moody {
         _: &Path,
         _: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        unimplemented!("the factory does not use it")
+        unreachable!("the factory does not use it")
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {

@@ -10,6 +10,7 @@ use outstation_factory::commits::{CHECKPOINT_COMMITS, Log};
 use outstation_factory::compact::{CompactOptions, Compactor, Shard};
 use outstation_factory::days::Day;
 use outstation_factory::erase::{erase, finish_erasures, readmit};
+use outstation_factory::merge::{MergeOptions, MergeSummary, merge};
 use outstation_factory::retain::{Retention, retain};
 use outstation_factory::store::Store;
 use outstation_wire::record::{Body, Record, Time};
@@ -300,4 +301,79 @@ async fn shards_share_the_boxes_and_small_batches_wait() {
             .await
             .is_ok()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_files_become_one_that_readers_can_wait_for() {
+    let mut factory = Factory::new();
+    for _ in 0..7 {
+        let record = factory.request("a", "w", START_MS, false);
+        factory.send(&[record]).await;
+        factory.compact().await;
+    }
+    let now = NOW_MS;
+    let merged = |now| {
+        let log = factory.log.clone();
+        async move { merge(&log, MergeOptions::default(), now).await.unwrap() }
+    };
+    assert_eq!(
+        merged(now).await,
+        MergeSummary::default(),
+        "they are not many"
+    );
+    let record = factory.request("b", "w", START_MS, false);
+    factory.send(&[record]).await;
+    factory.compact().await;
+    let merged = merge(&factory.log, MergeOptions::default(), now)
+        .await
+        .unwrap();
+    assert_eq!((merged.before, merged.after), (8, 1));
+    assert_eq!(factory.folders().await.len(), 1);
+    assert_eq!(factory.tenants().await, "a:7 b:1 :0");
+    clean(&factory.log, NO_GRACE, now).await.unwrap();
+    assert_eq!(
+        keys_of(&factory.store, "parquet").await.len(),
+        9,
+        "the small ones stay for an hour"
+    );
+    clean(&factory.log, NO_GRACE, now + 3_600_000)
+        .await
+        .unwrap();
+    assert_eq!(keys_of(&factory.store, "parquet").await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_erasure_does_not_wait_for_readers_of_merged_files() {
+    let mut factory = Factory::new();
+    for tenant in ["a", "b", "a", "b", "a", "b", "a", "b"] {
+        let record = factory.request(tenant, "w", START_MS, false);
+        factory.send(&[record]).await;
+        factory.compact().await;
+    }
+    merge(&factory.log, MergeOptions::default(), NOW_MS)
+        .await
+        .unwrap();
+    erase(&factory.log, "a", NOW_MS).await.unwrap();
+    assert_eq!(factory.tenants().await, "a:0 b:4 :0");
+    assert_eq!(keys_of(&factory.store, "parquet").await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_tenants_than_a_list_has_are_erased_as_well() {
+    let mut factory = Factory::new();
+    let long = "x".repeat(100);
+    let mut records: Vec<_> = (0..300)
+        .map(|n| factory.request(&format!("tenant {n}"), "w", START_MS, false))
+        .collect();
+    records.push(factory.request(&long, "other", START_MS, false));
+    factory.send(&records).await;
+    factory.compact().await;
+    let (state, _) = committed(&factory.store).await;
+    assert!(state.files().values().all(|file| file.tenants.is_none()));
+    for (tenant, left) in [("tenant 7", 300), (long.as_str(), 299), ("nobody", 299)] {
+        erase(&factory.log, tenant, NOW_MS).await.unwrap();
+        let (state, rows) = committed(&factory.store).await;
+        assert_eq!(rows.len(), left, "{tenant}");
+        assert_eq!(state.erased().get(tenant), Some(&true));
+    }
 }

@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod arguments;
 mod damage;
 mod export;
 mod layout;

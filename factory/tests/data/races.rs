@@ -1,6 +1,7 @@
 //! Two replicas and a store that fails at every operation in turn.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -8,11 +9,12 @@ use object_store::ObjectStore;
 use outstation_factory::clean::clean;
 use outstation_factory::commits::Log;
 use outstation_factory::erase::erase;
+use outstation_factory::merge::{MergeOptions, merge};
 use outstation_factory::retain::{Retention, retain};
 use outstation_factory::store::Store;
 
 use crate::support::fault::{Fault, Faulty, View};
-use crate::support::oracle::committed;
+use crate::support::oracle::{committed, keys};
 use crate::world::{NO_GRACE, NOW_MS, World};
 
 /// What a replica does.
@@ -22,6 +24,7 @@ enum Job {
     CompactAndClean,
     Erase,
     Retain,
+    Merge,
 }
 
 const ERASED: &str = "acme";
@@ -29,11 +32,12 @@ const ERASED: &str = "acme";
 const EXPIRED: &str = "bolt & co";
 
 impl Job {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Compact,
         Self::CompactAndClean,
         Self::Erase,
         Self::Retain,
+        Self::Merge,
     ];
 
     /// Does it; an error is what a replica that dies or meets a broken store ends with.
@@ -56,6 +60,14 @@ impl Job {
                 error => error,
             },
             Self::Erase => erase(&log, ERASED, NOW_MS).await.map(drop),
+            Self::Merge => {
+                let options = MergeOptions {
+                    files_min: 2,
+                    grace: Duration::ZERO,
+                    ..MergeOptions::default()
+                };
+                merge(&log, options, NOW_MS).await.map(drop)
+            }
             Self::Retain => {
                 let retention = Retention {
                     default_days: None,
@@ -138,7 +150,7 @@ async fn another_replica_may_work_between_any_two_operations() {
         for fast in Job::ALL {
             for at in 0.. {
                 let objects = world.fork();
-                if slow == Job::Erase || slow == Job::Retain {
+                if slow != Job::Compact && slow != Job::CompactAndClean {
                     Job::Compact
                         .run(world, Arc::clone(&objects), "before")
                         .await
@@ -167,13 +179,57 @@ async fn another_replica_may_work_between_any_two_operations() {
     assert!(points > 400, "{points}");
 }
 
+/// A store in which a compactor died when all files of a batch were there, and its commit was not.
+async fn with_orphans(world: &World) -> Arc<dyn ObjectStore> {
+    let mut last = world.fork();
+    for at in 0.. {
+        let objects = world.fork();
+        let faulty = Faulty::new(Arc::clone(&objects)).at(at, Fault::KillBefore);
+        let view = Arc::new(View(Arc::new(faulty)));
+        Job::Compact.run(world, view, "dead").await.unwrap_err();
+        let store = Store::new(Arc::clone(&objects));
+        if !keys(&store, "commits").await.is_empty() {
+            let orphans = keys(&Store::new(Arc::clone(&last)), "parquet").await;
+            assert!(!orphans.is_empty());
+            break;
+        }
+        last = objects;
+    }
+    last
+}
+
+/// While they are swept, others make the very same files, and count on them.
+#[tokio::test(start_paused = true)]
+async fn orphans_are_swept_while_others_make_them_anew() {
+    let world: &'static World = Box::leak(Box::new(World::new(5).await));
+    let mut points = 0;
+    for fast in [Job::Compact, Job::CompactAndClean] {
+        for at in 0.. {
+            let objects = with_orphans(world).await;
+            let others = Arc::clone(&objects);
+            let work = async move { fast.run(world, others, "fast").await.unwrap() }.boxed();
+            let faulty = Arc::new(Faulty::new(Arc::clone(&objects)).meanwhile(at, work));
+            let log = Log::new(Store::new(Arc::new(View(Arc::clone(&faulty)))), "sweeper");
+            clean(&log, NO_GRACE, NOW_MS).await.unwrap();
+            readable(&objects).await;
+            let context = format!("{fast:?} before operation {at} of a sweep");
+            settle(world, &objects, &[], &context).await;
+            if faulty.operations() <= at {
+                break;
+            }
+            points += 1;
+        }
+    }
+    assert!(points > 20, "{points}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn lists_that_lag_lose_and_double_nothing() {
     let world = World::new(3).await;
     let objects = world.fork();
     let view = |_| Arc::new(View(Arc::new(Faulty::new(Arc::clone(&objects)).lagging())));
     let views: Vec<Arc<View>> = (0..2).map(view).collect();
-    for round in 0..6 {
+    for _ in 0..6 {
         for (view, writer) in views.iter().zip(["a", "b"]) {
             let view: Arc<dyn ObjectStore> = Arc::clone(view) as _;
             Job::CompactAndClean
@@ -181,7 +237,6 @@ async fn lists_that_lag_lose_and_double_nothing() {
                 .await
                 .unwrap();
             readable(&objects).await;
-            assert!(round < 6);
         }
     }
     settle(&world, &objects, &[], "lagging lists").await;
@@ -218,6 +273,7 @@ async fn many_replicas_at_once_lose_and_double_nothing() {
             replica(3, Job::Compact),
             replica(4, Job::Erase),
             replica(5, Job::CompactAndClean),
+            replica(6, Job::Merge),
         );
         readable(&objects).await;
         let context = format!("FACTORY_SEED={seed}");

@@ -198,7 +198,7 @@ impl ObjectStore for View {
         _: &Path,
         _: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        unimplemented!("the factory does not use it")
+        unreachable!("the factory does not use it")
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
@@ -247,10 +247,10 @@ impl ObjectStore for View {
     }
 
     async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
-        unimplemented!("the factory does not use it")
+        unreachable!("the factory does not use it")
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
-        unimplemented!("the factory does not use it")
+        unreachable!("the factory does not use it")
     }
 }
