@@ -67,7 +67,7 @@ pub enum BudgetError {
     },
     /// Heads that the format cannot store.
     #[error(
-        "engine.kv is {kv}, which stores heads of a multiple of 32 elements, the model's have {head_dim}: use f16"
+        "engine.kv is {kv}, which stores heads of a multiple of {} elements, the model's have {head_dim}: use f16", kv.head_multiple()
     )]
     KvFormat {
         /// Configured.
@@ -105,6 +105,44 @@ pub struct FileSizes {
     pub vocabulary_text_bytes: u64,
 }
 
+/// Bytes of writing down what is served; a box without a factory has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogBytes {
+    /// What is usual, answers that feedback may come for, the redactor.
+    pub log: u64,
+    /// Ring, buffers and index of the spool.
+    pub spool: u64,
+    /// What is on its way to the factory.
+    pub uplink: u64,
+}
+
+impl LogBytes {
+    fn lines(&self) -> [BudgetLine; 3] {
+        let line = |consumer, formula: &str, bytes| BudgetLine {
+            consumer,
+            formula: formula.to_owned(),
+            bytes,
+        };
+        [
+            line(
+                "log",
+                "what is usual of 64 workloads, 4096 answers with 4 MiB of their words, the redactor",
+                self.log,
+            ),
+            line(
+                "spool",
+                "a ring of 4 MiB, 1 MiB of each class before a commit, their frames, an entry for each segment",
+                self.spool,
+            ),
+            line(
+                "uplink",
+                "segments at once × 64 KiB, and the windows of a connection",
+                self.uplink,
+            ),
+        ]
+    }
+}
+
 impl Budget {
     /// Adds up the consumers and sizes the KV pool.
     pub fn plan(
@@ -112,6 +150,7 @@ impl Budget {
         Compute { isa, threads, kv }: Compute,
         model: &Model,
         files: FileSizes,
+        log: Option<&LogBytes>,
         limit: ByteSize,
     ) -> Result<Self, BudgetError> {
         let trained = model.dims.context_positions;
@@ -126,6 +165,7 @@ impl Budget {
         }
         check_kv(kv, model)?;
         let mut lines = fixed_lines(serving, (isa, threads), model, files, context);
+        lines.extend(log.into_iter().flat_map(LogBytes::lines));
         let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
         let block_bytes = model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS);
         let with_lists = block_bytes + KvPool::BLOCK_BYTES as u64;

@@ -16,8 +16,10 @@ use crate::config::ByteSize;
 
 mod ask;
 mod bench;
+mod enrol;
 mod exit;
 mod load;
+mod logging;
 mod npy;
 mod progress;
 mod run;
@@ -50,6 +52,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Ask a running outstation, over QUIC.
     Ask(ask::AskArgs),
+    /// Join the fleet of a factory, with the one-time code that it gave out.
+    Enrol(enrol::EnrolArgs),
     /// What a running box is doing.
     Status(status::StatusArgs),
 }
@@ -81,7 +85,7 @@ struct ServeArgs {
     /// Threads of the kernel team [engine.threads].
     #[arg(long, value_name = "N")]
     threads: Option<u16>,
-    /// Format of keys and values, f16 or q8_0 [engine.kv].
+    /// Format of keys and values, f16, q8_0 or i16 [engine.kv].
     #[arg(long, value_name = "FORMAT")]
     kv: Option<String>,
 }
@@ -115,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Ask(args) => ask::ask(&args),
+        Command::Enrol(args) => enrol::enrol(&args),
         Command::Status(args) => status::status(&args),
     };
     match result {

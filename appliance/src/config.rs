@@ -6,10 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::flag::{DayLimits, FlagConfig};
 use crate::limits;
 use crate::scheduler::pace::Targets;
+use crate::spool::{Quotas, SpoolLimits};
+use crate::upload::{RATE_MIN, Window};
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -25,6 +28,14 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How many it serves.
     pub serving: ServingConfig,
+    /// What is written down of requests.
+    pub log: LogConfig,
+    /// Where that waits for the factory.
+    pub spool: SpoolConfig,
+    /// Where it keeps what must outlive a restart.
+    pub state: StateConfig,
+    /// How it sends what it saw to its factory.
+    pub uplink: UplinkConfig,
 }
 
 /// What is served.
@@ -75,7 +86,8 @@ pub struct EngineConfig {
     pub threads: Option<u16>,
     /// Instruction set: `portable`, `avx2`, `avx512`, `neon` or `neon-i8mm`. Default: the best that the machine has.
     pub isa: Option<String>,
-    /// How keys and values are stored: `f16`, or `q8_0` in little more than half the memory. Default: `f16`.
+    /// How keys and values are stored: `f16`; `i16`, 16 bits too, which AVX-512 multiplies faster; or `q8_0` in little
+    /// more than half the memory. Default: `i16` with AVX-512, `f16` elsewhere.
     pub kv: Option<String>,
 }
 
@@ -117,6 +129,110 @@ pub struct TargetsConfig {
     pub itl_ms: Option<u32>,
 }
 
+/// What is written down of requests, on a box that belongs to a factory.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// Tenants whose words may be kept, redacted: names as records have them, `anonymous` for those without a key, `*`
+    /// for all. Default: nobody.
+    pub content_tenants: Vec<String>,
+    /// Share of their requests that is kept with content, besides flagged ones, from 0 to 1. Default 0.
+    pub content_share: f64,
+    /// Share of their requests that is drawn by lot so that flags can be judged, from 0 to 1. Default 0.01.
+    pub random_share: f32,
+    /// Contents of flagged requests and of the lot, in 24 hours. Default 200.
+    pub flagged_per_day: u32,
+    /// Their bytes. Default 8 MiB.
+    pub flagged_bytes_per_day: ByteSize,
+    /// `async`: a power cut may cost the records of the last moments. `sync`: an answer is complete when its record is
+    /// on the disk. Default `async`.
+    pub durability: Durability,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            content_tenants: Vec::new(),
+            content_share: 0.0,
+            random_share: 0.01,
+            flagged_per_day: 200,
+            flagged_bytes_per_day: ByteSize(8 << 20),
+            durability: Durability::default(),
+        }
+    }
+}
+
+impl LogConfig {
+    /// How cases are chosen.
+    pub fn flags(&self) -> FlagConfig {
+        FlagConfig {
+            random_share: self.random_share,
+            day: DayLimits {
+                contents: self.flagged_per_day,
+                bytes: self.flagged_bytes_per_day.0,
+            },
+            ..FlagConfig::default()
+        }
+    }
+}
+
+/// When an answer is complete.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// When its last token is out.
+    #[default]
+    Async,
+    /// When its record is on the disk, too.
+    Sync,
+}
+
+/// Where records wait for the factory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SpoolConfig {
+    /// Bytes of disk. Default 1 GiB.
+    pub bytes_max: ByteSize,
+    /// Milliseconds that a record waits for others to be written with it. Default 20.
+    pub commit_ms: u32,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self {
+            bytes_max: ByteSize(1 << 30),
+            commit_ms: 20,
+        }
+    }
+}
+
+impl SpoolConfig {
+    /// Sizes and waits.
+    pub fn limits(&self) -> SpoolLimits {
+        SpoolLimits {
+            segment_bytes: SEGMENT_BYTES,
+            quotas: Quotas::of_total(self.bytes_max.0),
+            pending_bytes: PENDING_BYTES,
+            commit_after: Duration::from_millis(self.commit_ms.into()),
+            seal_after: [
+                Duration::from_mins(1),
+                Duration::from_mins(10),
+                Duration::from_mins(10),
+            ],
+            retry_after: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Bytes of a segment.
+const SEGMENT_BYTES: u64 = 8 << 20;
+
+/// Bytes of records of a class between two commits: the longest record and some more.
+const PENDING_BYTES: usize = 1 << 20;
+
+/// The least that a spool needs: a segment of each class, and two more to give way.
+pub const SPOOL_BYTES_MIN: u64 = 5 * SEGMENT_BYTES;
+
 /// What classes expect where nothing else is configured, milliseconds to the first token and between two.
 const TARGETS_DEFAULT: [(u32, u32); 3] = [(500, 50), (5_000, 200), (300_000, 2_000)];
 
@@ -154,8 +270,57 @@ impl Default for ServingConfig {
     }
 }
 
+/// Where the box keeps what must outlive a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct StateConfig {
+    /// Folder. Default: systemd's `$STATE_DIRECTORY`, or else /var/lib/outstation.
+    pub folder: Option<PathBuf>,
+}
+
+/// How the box sends what it saw to its factory. Without `outstation enrol` nothing is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct UplinkConfig {
+    /// `host:port` of the factory. Default: where the box was enrolled.
+    pub factory: Option<String>,
+    /// Segments on their way at once. Each takes 64 KiB. Default 2.
+    pub segments_at_once: u32,
+    /// Bytes a second, like `200KiB`, at least 4 KiB. The factory may say less. Default: no limit.
+    pub bytes_per_s_max: Option<ByteSize>,
+    /// Hours in which the link may be used, in UTC by the box's clock, like `22:00-06:00`. Default: all.
+    pub window: Option<String>,
+    /// Whether the most valuable segments (P0) go out at other hours, too. Default: true.
+    pub urgent_outside_window: bool,
+}
+
+impl Default for UplinkConfig {
+    fn default() -> Self {
+        Self {
+            factory: None,
+            segments_at_once: 2,
+            bytes_per_s_max: None,
+            window: None,
+            urgent_outside_window: true,
+        }
+    }
+}
+
+impl UplinkConfig {
+    /// The window, read.
+    pub fn window(&self) -> Result<Option<Window>, ConfigError> {
+        let parse = |text: &String| {
+            text.parse().map_err(|what| ConfigError::Text {
+                key: "uplink.window",
+                what,
+            })
+        };
+        self.window.as_ref().map(parse).transpose()
+    }
+}
+
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 22] = [
+pub const KEYS: [&str; 36] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -178,6 +343,20 @@ pub const KEYS: [&str; 22] = [
     "serving.standard.itl_ms",
     "serving.batch.ttft_ms",
     "serving.batch.itl_ms",
+    "log.content_tenants",
+    "log.content_share",
+    "log.random_share",
+    "log.flagged_per_day",
+    "log.flagged_bytes_per_day",
+    "log.durability",
+    "spool.bytes_max",
+    "spool.commit_ms",
+    "state.folder",
+    "uplink.factory",
+    "uplink.segments_at_once",
+    "uplink.bytes_per_s_max",
+    "uplink.window",
+    "uplink.urgent_outside_window",
 ];
 
 /// Context that is reserved when nobody asks for another.
@@ -194,6 +373,14 @@ pub enum ConfigError {
         /// The known key with the fewest differences.
         nearest: &'static str,
     },
+    /// A text that means nothing.
+    #[error("`{key}`: {what}")]
+    Text {
+        /// Which.
+        key: &'static str,
+        /// What is wrong, and what to write.
+        what: String,
+    },
     /// A number outside of what the limits allow.
     #[error("`{key}` is {value}: it must be from {min} to {max}")]
     Range {
@@ -205,6 +392,14 @@ pub enum ConfigError {
         min: u64,
         /// Largest.
         max: u64,
+    },
+    /// A share that is none.
+    #[error("`{key}` is {value}: it must be from 0 to 1")]
+    Share {
+        /// Which.
+        key: &'static str,
+        /// As written.
+        value: String,
     },
     /// Two settings that contradict each other.
     #[error(
@@ -294,10 +489,37 @@ impl Config {
         if let Some(threads) = self.engine.threads {
             within("engine.threads", threads.into(), limits::THREADS_MAX)?;
         }
+        within(
+            "uplink.segments_at_once",
+            self.uplink.segments_at_once,
+            limits::UPLINK_SEGMENTS_MAX,
+        )?;
+        if let Some(rate) = self.uplink.bytes_per_s_max
+            && rate.0 < RATE_MIN
+        {
+            return Err(ConfigError::Range {
+                key: "uplink.bytes_per_s_max",
+                value: rate.0,
+                min: RATE_MIN,
+                max: u64::MAX,
+            });
+        }
+        self.uplink.window()?;
+        if let Some(factory) = &self.uplink.factory
+            && factory
+                .rsplit_once(':')
+                .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        {
+            return Err(ConfigError::Text {
+                key: "uplink.factory",
+                what: format!("`{factory}` is no address: write it like factory.example:4434"),
+            });
+        }
         if serving.step_tokens_max < serving.sequences_max {
             let (step, sequences) = (serving.step_tokens_max, serving.sequences_max);
             return Err(ConfigError::StepBelowSequences { step, sequences });
         }
+        self.check_log()?;
         for (key, address) in [
             ("listen.quic", self.listen.quic),
             ("listen.http", self.listen.http),
@@ -305,6 +527,39 @@ impl Config {
             if !address.ip().to_canonical().is_loopback() {
                 return Err(ConfigError::OpenToAll { key, address });
             }
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    fn check_log(&self) -> Result<(), ConfigError> {
+        let shares = [
+            ("log.content_share", self.log.content_share),
+            ("log.random_share", self.log.random_share.into()),
+        ];
+        for (key, share) in shares {
+            if !(0.0..=1.0).contains(&share) {
+                let value = share.to_string();
+                return Err(ConfigError::Share { key, value });
+            }
+        }
+        if self.spool.bytes_max.0 < SPOOL_BYTES_MIN {
+            return Err(ConfigError::Range {
+                key: "spool.bytes_max",
+                value: self.spool.bytes_max.0,
+                min: SPOOL_BYTES_MIN,
+                max: u64::MAX,
+            });
+        }
+        let commit_ms = self.spool.commit_ms;
+        if !(1..=10_000).contains(&commit_ms) {
+            return Err(ConfigError::Range {
+                key: "spool.commit_ms",
+                value: commit_ms.into(),
+                min: 1,
+                max: 10_000,
+            });
         }
         Ok(())
     }

@@ -5,10 +5,16 @@
 )]
 
 mod board;
+pub mod disk;
 pub mod engine_thread;
 pub mod exchange;
 pub mod gateway;
 pub mod http;
+pub mod log;
+pub mod memory;
 pub mod quic;
+pub mod spool_link;
+pub mod spool_thread;
 pub mod tls;
+pub mod uplink;
 pub mod weights;

@@ -53,6 +53,9 @@ pub const fn requests_under_way_max(sequences_max: u32, queue_requests_max: u32)
     sequences_max + queue_requests_max + 64
 }
 
+/// Segments on their way to the factory at once; each holds a piece of its file.
+pub const UPLINK_SEGMENTS_MAX: u32 = 6;
+
 /// Threads of the kernel team.
 pub const THREADS_MAX: u32 = 64;
 

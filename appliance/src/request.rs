@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::flag::TokenSignals;
 use crate::limits;
 
 /// What one user asked for, in protocol-neutral form.
@@ -27,6 +28,52 @@ pub struct GenerateRequest {
     pub deadline: Option<Duration>,
     /// Who asks.
     pub tenant: Tenant,
+    /// Where it came from and what it is for: for the log, no answer depends on it.
+    pub origin: Origin,
+}
+
+/// Where a request came from and what it is for, as its author says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Name of the answer, by which feedback finds it.
+    pub response_id: String,
+    /// What it is for: answers of a workload are compared with each other. At most 64 bytes.
+    pub workload: String,
+    /// The conversation that it goes on with. At most 64 bytes.
+    pub conversation: String,
+    /// The protocol that brought it.
+    pub transport: Transport,
+    /// The answer was wanted piece by piece.
+    pub stream: bool,
+}
+
+impl Origin {
+    /// Checks the names that the author gave.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let most = outstation_wire::record::NAME_BYTES_MAX;
+        for (param, name) in [
+            ("workload_id", &self.workload),
+            ("conversation_id", &self.conversation),
+        ] {
+            if name.len() > most || name.chars().any(char::is_control) {
+                return Err(Refusal::bad_request(
+                    param,
+                    format!("{param} must be at most {most} bytes of plain text"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Protocols.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTP on TCP.
+    #[default]
+    Http,
+    /// The native protocol.
+    Quic,
 }
 
 /// How long a request can wait. Each class has its targets in the configuration.
@@ -46,6 +93,21 @@ pub enum Class {
 pub struct Tenant(pub u64);
 
 impl Tenant {
+    /// Whoever has this credential, the same on every box.
+    pub fn of_credential(credential: &[u8]) -> Self {
+        let digest = blake3::derive_key("outstation tenant of a credential", credential);
+        let number = u64::from_le_bytes(*digest.first_chunk().expect("a digest has 32 bytes"));
+        Self(number.max(1))
+    }
+
+    /// Its name in records and in the configuration.
+    pub fn name(self) -> String {
+        match self.0 {
+            0 => "anonymous".to_owned(),
+            number => format!("t-{number:016x}"),
+        }
+    }
+
     /// Whose prompts may be pinned for all.
     pub const OPERATOR: Self = Self(crate::kv::UNSALTED);
 }
@@ -157,6 +219,8 @@ pub struct Submission {
     pub deadline: Option<Duration>,
     /// Who asks.
     pub tenant: Tenant,
+    /// What its tokens said of how sure the model was, where that is measured.
+    pub signals: Box<TokenSignals>,
 }
 
 impl Submission {
@@ -179,6 +243,7 @@ impl Submission {
             class: Class::default(),
             deadline: None,
             tenant: Tenant::default(),
+            signals: Box::default(),
         }
     }
 
@@ -220,6 +285,7 @@ impl GenerateRequest {
         if let Prompt::Chat(messages) = &self.prompt {
             check_roles(messages)?;
         }
+        self.origin.check()?;
         if self.stop.len() > limits::STOP_STRINGS_MAX {
             return bad(
                 "stop",

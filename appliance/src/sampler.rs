@@ -47,6 +47,46 @@ pub struct Drawing<'a> {
     pub forbidden: &'a [u32],
 }
 
+impl Drawing<'_> {
+    /// Whether the likeliest token of the logits as they are is drawn.
+    pub fn is_plainly_greedy(&self) -> bool {
+        let sampling = self.sampling;
+        sampling.temperature == 0.0
+            && sampling.logit_bias.is_empty()
+            && sampling.repetition_penalty == 1.0
+            && sampling.presence_penalty == 0.0
+            && sampling.frequency_penalty == 0.0
+            && self.forbidden.is_empty()
+    }
+
+    /// A token's logit before bias and penalties, from what `draw` left.
+    pub fn logit_before(&self, logit: f32, token: u32) -> f32 {
+        let sampling = self.sampling;
+        let mut logit = logit;
+        let answer = &self.history[self.prompt_tokens..];
+        if sampling.presence_penalty != 0.0 && answer.contains(&token) {
+            logit += sampling.presence_penalty;
+        }
+        if sampling.frequency_penalty != 0.0 {
+            let times = answer.iter().filter(|&&other| other == token).count();
+            logit += sampling.frequency_penalty * times as f32;
+        }
+        if sampling.repetition_penalty != 1.0 && self.history.contains(&token) {
+            logit *= if logit > 0.0 {
+                sampling.repetition_penalty
+            } else {
+                sampling.repetition_penalty.recip()
+            };
+        }
+        let biases = sampling.logit_bias.iter();
+        let bias: f32 = biases
+            .filter(|bias| bias.0 == token)
+            .map(|bias| bias.1)
+            .sum();
+        logit - bias
+    }
+}
+
 impl SamplerSpace {
     /// Working memory for a vocabulary.
     pub fn new(vocabulary: u32) -> Self {

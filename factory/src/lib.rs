@@ -8,16 +8,27 @@
 //! follows from its content, and who comes second finds it there.
 #![forbid(unsafe_code)]
 
+pub mod channel;
 pub mod clean;
 pub mod cli;
+pub mod clock;
 pub mod commits;
 pub mod compact;
+pub mod contacts;
 pub mod days;
 pub mod erase;
 pub mod export;
+pub mod fleet;
+pub mod ingest;
+pub mod keys;
 pub mod merge;
+pub mod metrics;
+pub mod registry;
 pub mod retain;
 mod rewrite;
 pub mod rows;
 pub mod segments;
+pub mod server;
 pub mod store;
+pub mod trial;
+pub mod web;

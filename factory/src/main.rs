@@ -1,3 +1,7 @@
 //! `outstation-factory`: see `outstation-factory --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    outstation_factory::cli::main()
+}

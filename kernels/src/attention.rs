@@ -24,6 +24,8 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use crate::floats::{Floats, exp};
 use crate::ops::{KV_SCALE_GROUP, KvFormat, KvLayer, Query};
 
@@ -88,6 +90,66 @@ pub(crate) struct Scratch {
     weights: Box<[f32]>,
     /// `[QUAD][head_dim / 32][TILE]`: weights times scales of values; q8_0 only.
     scaled: Box<[f32]>,
+    /// What integer kernels of i16 need: see `words`.
+    pub(crate) words: Words,
+}
+
+/// Memory of kernels that multiply integers.
+pub(crate) struct Words {
+    /// `[ROWS][padded head_dim]`: queries in codes, and what codes of each row are multiplied with.
+    pub(crate) q: Box<[i16]>,
+    pub(crate) q_scales: Box<[f32]>,
+    /// `[padded head_dim / 2][TILE][2]`: keys of a tile that does not lie so.
+    pub(crate) k: Box<[i16]>,
+    /// `[TILE / 2][padded head_dim][2]`: values of such a tile.
+    pub(crate) v: Box<[i16]>,
+    /// `[ROWS][SCORES]`: scores over the span, then weights, then their codes in the first half.
+    pub(crate) scores: Box<[f32]>,
+    /// `[ROWS][SPAN / TILE]`: what codes of weights are multiplied with.
+    pub(crate) steps: Box<[f32]>,
+    /// `[SPAN]`: scales of values.
+    pub(crate) value_scales: Box<[f32]>,
+}
+
+/// Floats between rows of scores: a span, and a line, so that one tile's scores of many rows lie in many sets of the
+/// cache.
+pub(crate) const SCORES: usize = SPAN + PAD;
+
+impl Words {
+    fn new(dim: usize) -> Words {
+        let floats = |len: usize| vec![0.0; len].into_boxed_slice();
+        let words = |len: usize| vec![0; len].into_boxed_slice();
+        Words {
+            q: words(ROWS * dim),
+            q_scales: floats(ROWS),
+            k: words(TILE * dim),
+            v: words(TILE * dim),
+            scores: floats(ROWS * SCORES),
+            steps: floats(ROWS * (SPAN / TILE)),
+            value_scales: floats(SPAN),
+        }
+    }
+
+    fn bytes(dim: usize) -> usize {
+        2 * (ROWS + 2 * TILE) * dim + 4 * (ROWS * (1 + SCORES + SPAN / TILE) + SPAN)
+    }
+
+    #[cfg(test)]
+    fn real_bytes(&self) -> usize {
+        let floats = [
+            &self.q_scales,
+            &self.scores,
+            &self.steps,
+            &self.value_scales,
+        ];
+        let floats: usize = floats.iter().map(|floats| size_of_val(&***floats)).sum();
+        let words = [&self.q, &self.k, &self.v];
+        floats
+            + words
+                .iter()
+                .map(|words| size_of_val(&***words))
+                .sum::<usize>()
+    }
 }
 
 impl Scratch {
@@ -105,13 +167,16 @@ impl Scratch {
             scales: floats(2 * scales(dim)),
             weights: floats(ROWS * TILE),
             scaled: floats(QUAD * scales(dim)),
+            words: Words::new(dim),
         }
     }
 
     pub(crate) fn bytes(head_dim_max: usize) -> usize {
         let dim = head_dim_max.next_multiple_of(PAD);
         let row = 2 + 2 * dim + TILE;
-        ROWS * size_of::<Row>() + 4 * (ROWS * row + 2 * TILE * dim + (2 + QUAD) * scales(dim))
+        ROWS * size_of::<Row>()
+            + 4 * (ROWS * row + 2 * TILE * dim + (2 + QUAD) * scales(dim))
+            + Words::bytes(dim)
     }
 
     #[cfg(test)]
@@ -128,7 +193,7 @@ impl Scratch {
             &self.scaled,
         ];
         let floats: usize = floats.iter().map(|floats| size_of_val(&***floats)).sum();
-        size_of_val(&*self.rows) + floats
+        size_of_val(&*self.rows) + floats + self.words.real_bytes()
     }
 }
 
@@ -316,14 +381,17 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
         if shape.format == KvFormat::Q8_0 && whole {
             load_scales::<F>(dim, &tile, scratch);
         }
-        if whole && rows <= DIRECT_ROWS {
+        if whole && rows <= DIRECT_ROWS && shape.format != KvFormat::I16 {
             match shape.format {
                 KvFormat::F16 => quads::<F, Halves, WIDE>(job, rows, tile, scratch),
                 KvFormat::Q8_0 => quads::<F, Codes, WIDE>(job, rows, tile, scratch),
+                KvFormat::I16 => unreachable!("its pairs are copied"),
             }
             continue;
         }
-        if whole {
+        if whole && shape.format == KvFormat::I16 {
+            copy_words(dim, (k, v), scratch);
+        } else if whole {
             copy_tile::<F>(shape.format, dim, &tile, scratch);
         } else {
             copy_positions(job, first.max(start)..last.min(start + TILE), scratch);
@@ -331,7 +399,9 @@ pub(crate) fn span<F: Floats, const WIDE: usize>(
         (tile.k, tile.v) = (scratch.k.as_ptr().cast(), scratch.v.as_ptr().cast());
         match shape.format {
             KvFormat::F16 => quads::<F, Copied<false>, WIDE>(job, rows, tile, scratch),
-            KvFormat::Q8_0 => quads::<F, Copied<true>, WIDE>(job, rows, tile, scratch),
+            KvFormat::Q8_0 | KvFormat::I16 => {
+                quads::<F, Copied<true>, WIDE>(job, rows, tile, scratch);
+            }
         }
     }
 }
@@ -366,6 +436,33 @@ fn copy_tile<F: Floats>(format: KvFormat, dim: usize, tile: &Tile, scratch: &mut
                     Codes::load::<F>(tile.k.add(at)).store(k.add(at));
                     Codes::load::<F>(tile.v.add(at)).store(v.add(at));
                 }
+                KvFormat::I16 => unreachable!("its pairs are copied"),
+            }
+        }
+    }
+}
+
+/// Copies a whole tile of i16, whose pairs lie apart in the copy, and its scales. A head has one scale, which the
+/// copy repeats for each 32 elements.
+#[inline(always)]
+fn copy_words(dim: usize, (keys, values): (&[u8], &[u8]), scratch: &mut Scratch) {
+    let word = |bytes: [u8; 2]| f32::from(i16::from_le_bytes(bytes));
+    for (from, to, len) in [(keys, &mut scratch.k, TILE), (values, &mut scratch.v, dim)] {
+        let pairs = from[..2 * dim * TILE].chunks_exact(4 * len);
+        for (pairs, to) in pairs.zip(to.chunks_exact_mut(2 * len)) {
+            let (even, odd) = to.split_at_mut(len);
+            for (([a, b, c, d], even), odd) in pairs.as_chunks().0.iter().zip(even).zip(odd) {
+                (*even, *odd) = (word([*a, *b]), word([*c, *d]));
+            }
+        }
+    }
+    let len = scales(dim);
+    let (key_scales, value_scales) = scratch.scales.split_at_mut(len);
+    for (plane, scales) in [(keys, key_scales), (values, value_scales)] {
+        let from = plane[2 * dim * TILE..].as_chunks().0;
+        for scales in scales[..len].chunks_exact_mut(TILE) {
+            for (scale, bytes) in scales.iter_mut().zip(from) {
+                *scale = bf16::from_le_bytes(*bytes).to_f32();
             }
         }
     }
@@ -474,7 +571,7 @@ fn scores<F: Floats, N: Numbers, const R: usize>(
             let scales = scratch.scales.as_ptr().add(lane);
             for start in (0..dim).step_by(group) {
                 let mut products = [[F::splat(0.0); 2]; R];
-                for d in start..start + group {
+                for d in start..(start + group).min(dim) {
                     let at = k.add(d * TILE * N::BYTES);
                     let low = N::load::<F>(at);
                     let high = N::load::<F>(at.add(F::LANES * N::BYTES));

@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
 
 mod attention;
+mod certainty;
 mod convert;
 mod dot;
 mod rows;
@@ -20,6 +21,7 @@ use std::arch::x86_64::{
 };
 
 pub(crate) use attention::attend_span;
+pub(crate) use certainty::sums;
 pub(crate) use convert::convert_row;
 pub(crate) use dot::dot_floats;
 pub(crate) use rows::{

@@ -8,6 +8,8 @@
 )]
 
 mod attention;
+mod certainty;
+mod words;
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -35,6 +37,7 @@ use crate::panel::{HALVES, LANES, PANEL_ROWS, panel_bytes};
 use crate::quant::Format;
 
 pub(crate) use attention::attend_span;
+pub(crate) use certainty::sums;
 
 /// Vectors of 16 lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines with
 /// AVX-512.

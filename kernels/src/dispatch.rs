@@ -10,6 +10,7 @@
 )]
 
 use crate::attention;
+use crate::certainty::Sums;
 use crate::isa::Isa;
 use crate::ops::{Activations, ColumnMut, ColumnScale, GroupSpace, Precision, Tile, TileSums};
 use crate::panel::HALVES;
@@ -121,6 +122,22 @@ pub(crate) fn softmax_weights(isa: Isa, x: &[f32], max: f32, temperature: f32, y
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonI8mm => rows::softmax_weights(x, max, temperature, y),
         _ => portable::softmax_weights(x, max, temperature, y),
+    }
+}
+
+/// See `certainty::sums`.
+pub(crate) fn certainty_sums(isa: Isa, logits: &[f32]) -> Sums {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 => unsafe { avx2::sums(logits) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::sums(logits) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of AArch64.
+        Isa::Neon | Isa::NeonI8mm => unsafe { neon::sums(logits) },
+        _ => portable::certainty_sums(logits),
     }
 }
 

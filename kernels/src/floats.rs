@@ -1,4 +1,4 @@
-//! Vectors of f32 of any width: what attention is written in, once for all instruction sets.
+//! Vectors of f32 of any width: what attention and certainty are written in, once for all instruction sets.
 
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
 
@@ -41,6 +41,8 @@ pub(crate) trait Floats: Copy {
     fn min(self, b: Self) -> Self;
     /// `2ⁿ` where the low bits of each lane are n, as after adding 1.5 · 2²³.
     fn power_of_two(self) -> Self;
+    /// `self · 2ⁿ` for normal results, with n as in `power_of_two`: one instruction less than the product.
+    fn times_power_of_two(self, n: Self) -> Self;
     /// Lanes of `self` where the mask has a bit, of `other` elsewhere.
     fn select(self, mask: u32, other: Self) -> Self;
     /// Lanes that are NaN.
@@ -60,7 +62,7 @@ macro_rules! floats {
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
-        struct $name($vector);
+        pub(super) struct $name($vector);
 
         impl Floats for $name {
             const LANES: usize = $lanes;

@@ -2,6 +2,9 @@
 //!
 //! A program installs it with `#[global_allocator]`. Threads that took all their memory at start hold a [`guard`]; once
 //! [`arm`]ed, whatever such a thread asks of the heap is counted, or ends the process. Everything else passes through.
+//!
+//! Until it is armed, a page of what is taken is written to at once: what a program takes at start it has at start, and
+//! does not grow by when it first uses it.
 
 #![allow(unsafe_code, reason = "the trait of allocators is unsafe")]
 
@@ -92,24 +95,56 @@ fn used() {
     }
 }
 
-// SAFETY: every call goes on to the system's allocator as it came.
+/// Writes to each page of fresh memory from `from` on, before the program is armed.
+///
+/// # Safety
+///
+/// `pointer` has `bytes` bytes that may be written to, and nobody has put anything at or behind `from`, or these are
+/// zeros.
+unsafe fn touch(pointer: *mut u8, from: usize, bytes: usize) {
+    if pointer.is_null() || bytes < from + PAGE_BYTES || ARMED.load(Ordering::Relaxed) != 0 {
+        return;
+    }
+    for at in (from..bytes).step_by(PAGE_BYTES).chain([bytes - 1]) {
+        // SAFETY: `at` is below `bytes`, and not below `from`.
+        unsafe { pointer.add(at).write_volatile(0) };
+    }
+}
+
+/// The smallest page of our machines. Larger ones are written to more than once.
+const PAGE_BYTES: usize = 4096;
+
+// SAFETY: every call goes on to the system's allocator as it came; what `touch` writes to belongs to the caller, who has
+// not put anything there.
 unsafe impl GlobalAlloc for WatchedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         look();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
+        // SAFETY: the caller's promises are passed on, and what comes back is fresh.
+        unsafe {
+            let pointer = System.alloc(layout);
+            touch(pointer, 0, layout.size());
+            pointer
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         look();
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
+        // SAFETY: as above; zeros are written onto zeros.
+        unsafe {
+            let pointer = System.alloc_zeroed(layout);
+            touch(pointer, 0, layout.size());
+            pointer
+        }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         look();
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, bytes) }
+        // SAFETY: as above; what is kept lies before the old size.
+        unsafe {
+            let pointer = System.realloc(pointer, layout, bytes);
+            touch(pointer, layout.size(), bytes);
+            pointer
+        }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {

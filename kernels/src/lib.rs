@@ -36,6 +36,7 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod certainty;
 mod disjoint;
 mod dispatch;
 mod floats;

@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
 
 mod attention;
+mod certainty;
 mod floats;
 mod tile;
 
@@ -16,6 +17,7 @@ use std::arch::aarch64::{
 use std::arch::asm;
 
 pub(crate) use attention::attend_span;
+pub(crate) use certainty::sums;
 pub(crate) use floats::{convert_row, dot_floats};
 pub(crate) use tile::{expand, multiply, multiply_i8mm, peak};
 

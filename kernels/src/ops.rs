@@ -10,6 +10,7 @@
 
 mod activations;
 mod attention;
+mod certainty;
 mod kv;
 mod matmul;
 mod rows;
@@ -25,7 +26,9 @@ pub(crate) use activations::{ColumnMut, ColumnScale, GroupSpace, Groups, Tile, q
 #[cfg(target_arch = "x86_64")]
 pub(crate) use activations::{SCALE_GROUP, base_of};
 pub use attention::{AttentionShape, Query};
+pub use certainty::{Certainty, certainty};
 pub use kv::{KV_SCALE_GROUP, KvFormat, KvLayer, KvLayerMut, KvShape, KvSlot, UnknownKvFormat};
+pub(crate) use kv::{WORD_MAX, WORD_SIZE_MIN};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use matmul::CHUNKS_AHEAD;
 pub(crate) use matmul::TileSums;

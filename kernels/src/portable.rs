@@ -2,6 +2,7 @@
 //!
 //! Every faster kernel is tested against this file, so nothing here is clever. Weights are exact, activations stay f32.
 
+use crate::certainty::Sums;
 use crate::ops::{AttentionShape, KvLayer, Query};
 
 /// Σ a·b in f64.
@@ -136,4 +137,24 @@ pub(crate) fn softmax_weights(x: &[f32], max: f32, temperature: f32, y: &mut [f3
         let x = (x - max) / temperature;
         *y = if x >= -87.0 { x.exp() } else { 0.0 };
     }
+}
+
+/// Σ eʸ and Σ y · eʸ with `y = x − max` over what is possible, the greatest logit and the one after it.
+pub(crate) fn certainty_sums(logits: &[f32]) -> Sums {
+    let mut sums = Sums::NONE;
+    for (index, &x) in logits.iter().enumerate() {
+        if x > sums.max {
+            (sums.top, sums.runner_up, sums.max) = (index, sums.max, x);
+        } else if x > sums.runner_up {
+            sums.runner_up = x;
+        }
+    }
+    for &x in logits {
+        if x > f32::NEG_INFINITY {
+            let y = f64::from(x) - f64::from(sums.max);
+            sums.sum += y.exp();
+            sums.weighted += y * y.exp();
+        }
+    }
+    sums
 }

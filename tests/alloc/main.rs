@@ -42,7 +42,7 @@ fn station() -> Station<CpuEngine> {
         columns_max: limits.step_columns_max,
         logits_rows_max: logits_rows_max(SEQUENCES),
         kv_blocks,
-        kv: KvFormat::F16,
+        kv: KvFormat::of(isa::detect(), model.dims.head_dim),
     };
     let mut team = Team::new(2);
     let mut weights = vec![0; model.packed_bytes];

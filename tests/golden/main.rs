@@ -47,14 +47,14 @@ impl Golden {
         all
     }
 
-    fn engine(&self, isa: Isa, threads: usize, columns_max: usize) -> CpuEngine {
+    fn engine(&self, (isa, kv): (Isa, KvFormat), threads: usize, columns_max: usize) -> CpuEngine {
         let bytes = std::fs::read(self.folder.join(&self.model)).unwrap();
         let model = Model::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
         let size = EngineSize {
             columns_max,
             logits_rows_max: columns_max,
             kv_blocks: 16,
-            kv: KvFormat::F16,
+            kv,
         };
         let mut team = Team::new(threads);
         let mut weights = vec![0; model.packed_bytes];
@@ -64,8 +64,8 @@ impl Golden {
     }
 
     /// Logits of every prompt token, run in chunks.
-    fn logits(&self, isa: Isa, threads: usize, chunk: usize) -> Vec<f32> {
-        let mut engine = self.engine(isa, threads, chunk);
+    fn logits(&self, on: (Isa, KvFormat), threads: usize, chunk: usize) -> Vec<f32> {
+        let mut engine = self.engine(on, threads, chunk);
         let positions = u32::try_from(self.prompt_tokens.len()).unwrap();
         let mut pool = KvPool::new(blocks_for(positions), 1, positions);
         assert_eq!(pool.reserve(0, positions, &[], 0), Some(0));
@@ -104,7 +104,7 @@ impl Golden {
         all
     }
 
-    fn greedy(&self, isa: Isa, tokens_max: u32) -> Vec<u32> {
+    fn greedy(&self, on: (Isa, KvFormat), tokens_max: u32) -> Vec<u32> {
         let limits = SchedulerLimits {
             sequences_max: 1,
             queue_requests_max: 1,
@@ -115,7 +115,7 @@ impl Golden {
             end_tokens: Box::new([]),
             targets: [Targets::UNHURRIED; 3],
         };
-        let mut station = Station::new(limits, self.engine(isa, logits_rows_max(1), 64));
+        let mut station = Station::new(limits, self.engine(on, logits_rows_max(1), 64));
         let submission = Submission {
             ignore_eos: true,
             ..Submission::new(RequestId(1), self.prompt_tokens.clone(), tokens_max)
@@ -148,42 +148,50 @@ impl Golden {
 fn check(golden: &Golden) {
     let theirs = Matrix::read_npy(&golden.folder.join(&golden.logits)).unwrap();
     assert_eq!(theirs.rows, golden.prompt_tokens.len());
-    let exact = golden.logits(Isa::Portable, 2, 128);
+    let exact = golden.logits(EXACT, 2, 128);
     assert_eq!(exact.len(), theirs.values.len());
     let theirs_from_exact = nmse(&theirs.values, &exact);
     let kind = golden.model.trim_end_matches(".gguf");
-    for isa in fast() {
-        let ours = golden.logits(isa, 2, 128);
+    for (isa, kv) in fast() {
+        let ours = golden.logits((isa, kv), 2, 128);
         let beside_theirs = nmse(&ours, &theirs.values);
         let ours_from_exact = nmse(&ours, &exact);
-        let tokens = golden.greedy(isa, 32);
+        let tokens = golden.greedy((isa, kv), 32);
         let both = tokens.iter().zip(&golden.greedy_32);
         let same = both.take_while(|(ours, theirs)| ours == theirs).count();
         println!(
-            "| {kind} | {isa} | {beside_theirs:.1e} | {ours_from_exact:.1e} | {theirs_from_exact:.1e} | {same} |"
+            "| {kind} | {isa} | {kv} | {beside_theirs:.1e} | {ours_from_exact:.1e} | {theirs_from_exact:.1e} | {same} |"
         );
         assert!(
             beside_theirs <= golden.bound(),
-            "{kind} on {isa}: {beside_theirs:.2e} from llama.cpp"
+            "{kind} on {isa} {kv}: {beside_theirs:.2e} from llama.cpp"
         );
         assert!(
             ours_from_exact <= theirs_from_exact,
-            "{kind} on {isa}: {ours_from_exact:.2e} from exact, llama.cpp {theirs_from_exact:.2e}"
+            "{kind} on {isa} {kv}: {ours_from_exact:.2e} from exact, llama.cpp {theirs_from_exact:.2e}"
         );
     }
 }
 
-/// What this machine has beside the exact arithmetic of the portable path, fastest last.
-fn fast() -> impl Iterator<Item = Isa> {
+/// Exact arithmetic, on keys and values as llama.cpp stores them.
+const EXACT: (Isa, KvFormat) = (Isa::Portable, KvFormat::F16);
+
+/// What this machine has beside the portable path, fastest last, with keys and values in f16 and as they are served.
+fn fast() -> impl Iterator<Item = (Isa, KvFormat)> {
     let all = Isa::ALL.into_iter();
-    all.filter(|isa| *isa != Isa::Portable && isa.available())
+    let all = all.filter(|isa| *isa != Isa::Portable && isa.available());
+    all.flat_map(|isa| {
+        let served = KvFormat::of(isa, 64);
+        let other = (served != KvFormat::F16).then_some((isa, served));
+        std::iter::once((isa, KvFormat::F16)).chain(other)
+    })
 }
 
 fn print_table(goldens: &[Golden]) {
     println!(
-        "| model | on | from llama.cpp | from exact | llama.cpp from exact | equal greedy tokens |"
+        "| model | on | keys and values | from llama.cpp | from exact | llama.cpp from exact | equal greedy tokens |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for golden in goldens {
         check(golden);
     }
@@ -210,14 +218,14 @@ fn the_models_in_the_repository_agree() {
 #[test]
 fn logits_do_not_depend_on_batch_or_threads() {
     for golden in Golden::read_index(&repository().join("tests/golden")) {
-        for isa in fast() {
-            let whole = golden.logits(isa, 2, 128);
+        for (isa, kv) in fast() {
+            let whole = golden.logits((isa, kv), 2, 128);
             for (threads, chunk) in [(1, 128), (2, 1), (1, 5), (2, 12), (2, 33)] {
-                let cut = golden.logits(isa, threads, chunk);
+                let cut = golden.logits((isa, kv), threads, chunk);
                 let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert!(
                     bits(&whole) == bits(&cut),
-                    "{} on {isa}: {threads} threads, chunks of {chunk}",
+                    "{} on {isa} {kv}: {threads} threads, chunks of {chunk}",
                     golden.model
                 );
             }
@@ -229,10 +237,10 @@ fn logits_do_not_depend_on_batch_or_threads() {
 #[test]
 fn a_known_beginning_changes_no_bit() {
     for golden in Golden::read_index(&repository().join("tests/golden")) {
-        for isa in fast() {
+        for (isa, kv) in fast() {
             let prompt = &golden.prompt_tokens;
             let positions = u32::try_from(prompt.len()).unwrap();
-            let mut engine = golden.engine(isa, 2, 64);
+            let mut engine = golden.engine((isa, kv), 2, 64);
             let mut pool = KvPool::new(2 * blocks_for(positions), 2, positions);
             assert_eq!(pool.reserve(0, positions, prompt, 0), Some(0));
             let whole = golden.run(&mut engine, &pool, (0, 0), 64);
@@ -243,7 +251,7 @@ fn a_known_beginning_changes_no_bit() {
             let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert!(
                 bits(&whole[whole.len() - rest.len()..]) == bits(&rest),
-                "{} on {isa}, {cached} positions taken over",
+                "{} on {isa} {kv}, {cached} positions taken over",
                 golden.model
             );
         }
@@ -254,7 +262,7 @@ fn a_known_beginning_changes_no_bit() {
 #[test]
 fn greedy_tokens_are_those_of_llama_cpp_or_a_near_tie() {
     for golden in Golden::read_index(&repository().join("tests/golden")) {
-        let ours = golden.greedy(Isa::Portable, 8);
+        let ours = golden.greedy(EXACT, 8);
         let theirs = Matrix::read_npy(&golden.folder.join(&golden.logits)).unwrap();
         let last = &theirs.values[(theirs.rows - 1) * theirs.cols..];
         let gap = last[golden.greedy_32[0] as usize] - last[ours[0] as usize];

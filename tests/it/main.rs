@@ -10,6 +10,7 @@
 
 mod answers;
 mod bad_input;
+mod privacy;
 mod sdk;
 mod server;
 mod shutdown;

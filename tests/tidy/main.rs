@@ -235,21 +235,32 @@ fn every_promise_names_its_test() {
     );
 }
 
+/// Specifications, the letter of their requirements, and how many there are at least.
+const SPECIFICATIONS: [(&str, char, usize); 2] =
+    [("docs/protocol.md", 'P', 20), ("docs/uplink.md", 'U', 25)];
+
 #[test]
 fn every_protocol_requirement_is_met_somewhere() {
-    let protocol = file("docs/protocol.md").text;
-    let required: BTreeSet<u32> = numbers_after(&protocol, "**P-").collect();
-    assert!(required.len() > 20, "the requirements are written **P-1**");
-    let mut named = BTreeSet::new();
-    for source in files(".rs") {
-        named.extend(numbers_after(&source.text, "P-"));
-        // A test carries the id in its name, too.
-        named.extend(numbers_after(&source.only(Part::Code), "_p"));
+    let mut missing = Vec::new();
+    for (path, letter, least) in SPECIFICATIONS {
+        let required: BTreeSet<u32> =
+            numbers_after(&file(path).text, &format!("**{letter}-")).collect();
+        assert!(
+            required.len() > least,
+            "the requirements of {path} are written **{letter}-1**"
+        );
+        let mut named = BTreeSet::new();
+        for source in files(".rs") {
+            named.extend(numbers_after(&source.text, &format!("{letter}-")));
+            // A test carries the id in its name, too.
+            let low = letter.to_ascii_lowercase();
+            let code = source.only(Part::Code);
+            named.extend(numbers_after(&code, &format!("_{low}")));
+            named.extend(numbers_after(&code, &format!("fn {low}")));
+        }
+        let lacking = required.difference(&named);
+        missing.extend(lacking.map(|n| format!("{letter}-{n}")));
     }
-    let missing: Vec<_> = required
-        .difference(&named)
-        .map(|n| format!("P-{n}"))
-        .collect();
     report(
         "name these ids in the code and the test that meet them:",
         &missing,

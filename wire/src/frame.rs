@@ -38,6 +38,10 @@ pub const ALPN: &[u8] = b"outstation/1";
 
 /// One message of the protocol.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a frame is met one at a time and taken apart at once"
+)]
 pub enum Frame {
     /// First frame of a control stream: who is there, and what it can take.
     Hello(Hello),

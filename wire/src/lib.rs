@@ -1,6 +1,7 @@
 //! Bytes that two programs agree on.
 #![forbid(unsafe_code)]
 
+pub mod code;
 pub mod frame;
 pub mod gguf;
 pub mod record;

@@ -50,7 +50,7 @@ pub enum Body {
     Inference(Box<Inference>),
     /// Somebody said what they think of an answer.
     #[prost(message, tag = "4")]
-    Feedback(Feedback),
+    Feedback(Box<Feedback>),
     /// Records that will never arrive.
     #[prost(message, tag = "5")]
     Gap(Gap),
@@ -140,7 +140,7 @@ pub struct Inference {
     /// What was said, where the tenant allowed it.
     #[prost(message, optional, tag = "26")]
     pub content: Option<Content>,
-    /// Why there is no content: `not_allowed`, `not_sampled`, `duplicate`, `budget`, `quota`; empty if there is.
+    /// Why there is no content: `not_allowed`, `not_selected`, `duplicate`, `budget`; empty if there is.
     #[prost(string, tag = "27")]
     pub content_withheld: String,
 }
@@ -272,6 +272,9 @@ pub struct Feedback {
     /// What for.
     #[prost(string, tag = "7")]
     pub workload: String,
+    /// What it is about, redacted, where that was kept only now. Only where the tenant allowed content.
+    #[prost(message, optional, tag = "8")]
+    pub content: Option<Content>,
 }
 
 /// Records that will never arrive, so that no loss is silent. What arrived nevertheless counts as arrived.
@@ -315,6 +318,8 @@ pub enum GapReason {
     Overrun = 5,
     /// Their bytes on the disk were damaged.
     Damaged = 6,
+    /// The factory would not have their segment; it was set aside on the box.
+    Refused = 7,
 }
 
 /// Something changed on the box.

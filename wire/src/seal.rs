@@ -106,6 +106,15 @@ impl std::fmt::Debug for FactoryKey {
     }
 }
 
+impl Clone for FactoryKey {
+    fn clone(&self) -> Self {
+        Self {
+            secret: HpkePrivateKey::from(self.secret.secret_bytes().to_vec()),
+            public: self.public,
+        }
+    }
+}
+
 impl FactoryKey {
     /// A new one.
     pub fn generate() -> Self {
@@ -160,6 +169,13 @@ impl FactoryKey {
             .map_err(|_| SealError::Unwrap)?;
         Ok(SegmentKey::new(sized(&secret).ok_or(SealError::Unwrap)?))
     }
+}
+
+/// Bytes from the system's generator.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system has random bytes");
+    bytes
 }
 
 fn recipient(public: &[u8; 32]) -> [u8; 8] {

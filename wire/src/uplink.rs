@@ -10,13 +10,20 @@
 //!
 //! Each message has its length before it, a u32, little-endian. Any answer may be `Refused` instead.
 
-use prost::Message;
+pub use prost::Message;
 
 /// The name of the protocol in the TLS handshake.
 pub const ALPN_UPLINK: &[u8] = b"outstation-uplink/1";
 
 /// The same for a box that has no certificate yet.
 pub const ALPN_ENROL: &[u8] = b"outstation-enrol/1";
+
+/// The name in the factory's certificate, whatever its address is (U-2).
+pub const FACTORY_NAME: &str = "factory.outstation.internal";
+
+/// What stands before the 32 hexadecimal digits of a box's identity in its certificate, a URI of its subject's
+/// alternative names (U-3).
+pub const IDENTITY_PREFIX: &str = "urn:outstation:";
 
 /// Bytes of a message.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -265,6 +272,18 @@ pub fn encode(message: &impl Message) -> Vec<u8> {
     let mut bytes = length.to_le_bytes().to_vec();
     bytes.extend(body);
     bytes
+}
+
+/// A message from the bytes after its length.
+pub fn decode<M: Message + Default>(body: &[u8]) -> Result<M, UplinkError> {
+    Ok(M::decode(body)?)
+}
+
+impl Refused {
+    /// When it may be worth another try. `None`: not without a change.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        (self.retry_after_ms > 0).then(|| std::time::Duration::from_millis(self.retry_after_ms))
+    }
 }
 
 /// The length before a message, checked.

@@ -65,7 +65,7 @@ pub(super) struct BenchArgs {
     /// Positions of context before the tokens that are generated, filled with seeded noise and not computed.
     #[arg(long, default_value_t = 0, value_name = "N")]
     depth: u32,
-    /// Format of keys and values: f16 or q8_0.
+    /// Format of keys and values: f16, q8_0 or i16.
     #[arg(long, value_name = "FORMAT")]
     kv: Option<String>,
     /// Instruction set: portable, avx2, avx512, neon or neon-i8mm.
@@ -89,7 +89,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let threads = load::threads(args.threads);
     let batch_max = args.batch.iter().copied().max().expect("checked");
     let context = context(args);
-    let kv = load::kv_for(args.kv.as_deref(), &model)?;
+    let kv = load::kv_for(args.kv.as_deref(), isa, &model)?;
     let size = EngineSize {
         columns_max: PREFILL_COLUMNS.max(batch_max) as usize,
         logits_rows_max: batch_max as usize,

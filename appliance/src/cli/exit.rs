@@ -2,6 +2,8 @@
 
 use crate::budget::BudgetError;
 use crate::config::ConfigError;
+use crate::io::uplink::enrol::EnrolError;
+use crate::io::uplink::membership::MembershipError;
 use crate::io::weights::WeightsError;
 use crate::model::ModelError;
 use crate::request::{Refusal, RefusalKind};
@@ -66,6 +68,32 @@ exit_codes! {
     TemplateError => BAD_INPUT;
     VocabularyError => BAD_INPUT;
     outstation_wire::gguf::GgufError => BAD_INPUT;
+}
+
+impl From<MembershipError> for Failure {
+    fn from(error: MembershipError) -> Self {
+        let code = match error {
+            MembershipError::File { .. } | MembershipError::Key(_) => IO,
+            MembershipError::Damaged { .. } => CONFIG,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<EnrolError> for Failure {
+    fn from(error: EnrolError) -> Self {
+        let code = match error {
+            EnrolError::Already { .. } => CONFIG,
+            EnrolError::Code(_) => USAGE,
+            EnrolError::Stranger { .. } | EnrolError::Refused { later: false, .. } => BAD_INPUT,
+            EnrolError::Refused { later: true, .. }
+            | EnrolError::Answer(_)
+            | EnrolError::Dial(_) => UNAVAILABLE,
+            EnrolError::Files(error) => return error.into(),
+            EnrolError::Request(_) => IO,
+        };
+        Self::new(code, error.to_string())
+    }
 }
 
 impl From<WeightsError> for Failure {

@@ -35,6 +35,13 @@ pub(super) struct Loaded {
     pub sizes: FileSizes,
 }
 
+impl Loaded {
+    /// BLAKE3 of the model's file.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        *blake3::hash((*self.bytes).as_ref()).as_bytes()
+    }
+}
+
 /// Loads the configured model, or the demo model.
 pub(super) fn model(config: &ModelConfig) -> Result<Loaded, Failure> {
     let (bytes, default_name): (ModelBytes, String) = match &config.file {
@@ -179,15 +186,17 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
         Some(limit) => limit,
         None => memory_available()?,
     };
+    let isa = isa(config.engine.isa.as_deref())?;
     Ok(Budget::plan(
         &config.serving,
         Compute {
-            isa: isa(config.engine.isa.as_deref())?,
+            isa,
             threads: threads(config.engine.threads),
-            kv: kv(config.engine.kv.as_deref())?,
+            kv: kv(config.engine.kv.as_deref(), isa, &loaded.model)?,
         },
         &loaded.model,
         loaded.sizes,
+        super::logging::bytes(config)?.as_ref(),
         limit,
     )?)
 }
@@ -247,17 +256,17 @@ pub(super) fn isa(name: Option<&str>) -> Result<Isa, Failure> {
     ))
 }
 
-/// The format of keys and values as asked for, or f16, where heads of the model fit it.
-pub(super) fn kv_for(name: Option<&str>, model: &Model) -> Result<KvFormat, Failure> {
-    let kv = kv(name)?;
+/// The format of keys and values as asked for, or the instruction set's own, where heads of the model fit it.
+pub(super) fn kv_for(name: Option<&str>, isa: Isa, model: &Model) -> Result<KvFormat, Failure> {
+    let kv = kv(name, isa, model)?;
     budget::check_kv(kv, model)?;
     Ok(kv)
 }
 
-/// The format of keys and values as configured, or f16.
-pub(super) fn kv(name: Option<&str>) -> Result<KvFormat, Failure> {
+/// The format of keys and values as configured, or the instruction set's own.
+fn kv(name: Option<&str>, isa: Isa, model: &Model) -> Result<KvFormat, Failure> {
     let Some(name) = name else {
-        return Ok(KvFormat::F16);
+        return Ok(KvFormat::of(isa, model.dims.head_dim));
     };
     name.parse()
         .map_err(|e| Failure::new(exit::CONFIG, format!("engine.kv `{name}`: {e}")))

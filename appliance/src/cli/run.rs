@@ -50,7 +50,7 @@ pub(super) struct RunArgs {
     /// Do not stop at the end of the sequence.
     #[arg(long)]
     ignore_eos: bool,
-    /// Format of keys and values: f16 or q8_0.
+    /// Format of keys and values: f16, q8_0 or i16.
     #[arg(long, value_name = "FORMAT")]
     kv: Option<String>,
     /// Instruction set: portable, avx2, avx512, neon or neon-i8mm; portable computes with exact activations.
@@ -85,13 +85,13 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     } else {
         1
     };
+    let isa = load::isa(args.isa.as_deref())?;
     let size = EngineSize {
         columns_max: STEP_COLUMNS,
         logits_rows_max: rows.max(logits_rows_max(1)),
         kv_blocks: blocks_for(context),
-        kv: load::kv_for(args.kv.as_deref(), &model)?,
+        kv: load::kv_for(args.kv.as_deref(), isa, &model)?,
     };
-    let isa = load::isa(args.isa.as_deref())?;
     let mut engine = load::engine(model, bytes, (isa, load::threads(args.threads)), size)?;
     if let Some(path) = &args.logits {
         write_logits(&mut engine, submission.prompt(), path)

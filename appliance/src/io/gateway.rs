@@ -6,22 +6,25 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outstation_kernels::heap;
 use ringbuf::traits::{Consumer, Observer, Producer};
 use serde::Serialize;
 use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::oneshot;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::board::{Board, BoardReading};
 use super::engine_thread::{EngineHandle, ToEngine};
 use super::exchange::Exchange;
+use super::log::{self, Entry, Log, LogStatus, Told};
+use super::memory::resident_bytes;
 use crate::limits;
 use crate::request::{
-    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits, Timings,
-    Usage,
+    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits,
+    Submission, Timings, Usage,
 };
 use crate::sampler::splitmix;
 use crate::scheduler::{Event, Outcome};
@@ -44,6 +47,8 @@ pub struct ServedModel {
 pub struct TextModel {
     /// Name, context.
     pub served: ServedModel,
+    /// BLAKE3 of the model's file; zeros where nothing is logged.
+    pub digest: [u8; 32],
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
     /// Chat template; the error says why chats are refused.
@@ -66,20 +71,25 @@ pub struct Status {
     pub memory_planned_bytes: u64,
     /// What the process has in memory, as the system counts it.
     pub memory_resident_bytes: Option<u64>,
-}
-
-/// `VmRSS`, where there is a /proc.
-fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib * 1024)
+    /// The log, where there is one.
+    pub log: Option<LogStatus>,
 }
 
 /// A cheap handle that all protocols share.
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<Shared>,
+}
+
+/// Gives a [`Gateway`] as long as somebody else has one.
+#[derive(Clone)]
+pub struct WeakGateway(Weak<Shared>);
+
+impl WeakGateway {
+    /// The gateway, if there still is one.
+    pub fn upgrade(&self) -> Option<Gateway> {
+        self.0.upgrade().map(|shared| Gateway { shared })
+    }
 }
 
 struct Shared {
@@ -92,6 +102,7 @@ struct Shared {
     places: Arc<Semaphore>,
     next_id: AtomicU64,
     seed: u64,
+    log: Option<Log>,
     draining: AtomicBool,
     /// Rung when a request ends, for who waits for the drain.
     ended: Arc<Notify>,
@@ -102,7 +113,8 @@ enum Command {
     Submit {
         request: ToEngine,
         id: RequestId,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<News>,
+        entry: Option<Box<Entry>>,
     },
     Cancel(RequestId),
     HandOver,
@@ -122,6 +134,7 @@ impl Gateway {
         engine: EngineHandle,
         requests_under_way: usize,
         seed: u64,
+        log: Option<Log>,
     ) -> (Self, Dispatcher) {
         let (commands, receiver) = mpsc::channel(commands_max(requests_under_way));
         let board = engine.board.clone();
@@ -134,6 +147,7 @@ impl Gateway {
             places: Arc::new(Semaphore::new(requests_under_way)),
             next_id: AtomicU64::new(1),
             seed,
+            log: log.clone(),
             draining: AtomicBool::new(false),
             ended: ended.clone(),
             places_max: requests_under_way,
@@ -142,6 +156,8 @@ impl Gateway {
             engine,
             commands: receiver,
             routes: HashMap::new(),
+            log,
+            entries: HashMap::new(),
             lost: Vec::new(),
             ended,
         };
@@ -212,7 +228,28 @@ impl Gateway {
             guarded_heap_uses: heap::uses(),
             memory_planned_bytes: self.text().planned_bytes,
             memory_resident_bytes: resident_bytes(),
+            log: self.shared.log.as_ref().map(Log::status),
         }
+    }
+
+    /// BLAKE3 of the model's file, where there is a log.
+    pub fn model_digest(&self) -> [u8; 32] {
+        self.text().digest
+    }
+
+    /// Requests that were given to the engine since start.
+    pub fn requests_served(&self) -> u64 {
+        self.shared.next_id.load(Ordering::Relaxed) - 1
+    }
+
+    /// A handle that keeps nothing alive.
+    pub fn downgrade(&self) -> WeakGateway {
+        WeakGateway(Arc::downgrade(&self.shared))
+    }
+
+    /// The log, where there is one.
+    pub fn log(&self) -> Option<&Log> {
+        self.shared.log.as_ref()
     }
 
     /// Refuses new requests from here on.
@@ -234,24 +271,34 @@ impl Gateway {
 
     /// Checks, tokenizes and submits a request. Returns once the engine gave it a place, or refused it.
     pub async fn submit(&self, request: GenerateRequest) -> Result<Generation, Refusal> {
+        let request = Arc::new(request);
+        let submitted = self.submit_unlogged(&request).await;
+        // What the engine refused is logged by who hears of its end.
+        if let (Err(Refused::Here(refusal)), Some(log)) = (&submitted, &self.shared.log) {
+            log.refuse(&request, &self.text(), refusal);
+        }
+        submitted.map_err(Refused::into_refusal)
+    }
+
+    async fn submit_unlogged(&self, request: &Arc<GenerateRequest>) -> Result<Generation, Refused> {
         let arrived = Instant::now();
         let shared = &self.shared;
         if self.draining() {
             let message = "the box is going down: try another one, or this one in a minute";
             let refusal = Refusal::plain(RefusalKind::Draining, message);
-            return Err(Refusal {
+            return Err(Refused::Here(Refusal {
                 retry_after_ms: Some(60_000),
                 ..refusal
-            });
+            }));
         }
         let Ok(place) = shared.places.clone().try_acquire_owned() else {
-            return Err(overloaded(shared.board.read().retry_after_ms.max(1)));
+            let refusal = overloaded(shared.board.read().retry_after_ms.max(1));
+            return Err(Refused::Here(refusal));
         };
         let changing = shared.changing.read().await;
         let text = self.text();
         check_model(&text.served.id, request.model.as_deref())?;
         request.check(&text.limits)?;
-        let request = Arc::new(request);
         let (prompt, place) = tokenize(text.clone(), request.clone(), place).await;
         let prompt = prompt?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
@@ -260,7 +307,19 @@ impl Gateway {
         let prompt_tokens = u32::try_from(submission.prompt().len()).expect("checked");
         let events_max = (submission.tokens_max as usize).min(limits::STREAM_TOKENS_BUFFERED_MAX);
         let (events, receiver) = mpsc::channel(events_max + 8);
-        let closed = |_| Refusal::plain(RefusalKind::Internal, "the engine has stopped");
+        let closed = |_| {
+            Refused::Here(Refusal::plain(
+                RefusalKind::Internal,
+                "the engine has stopped",
+            ))
+        };
+        let (entry, told, durable) = match &shared.log {
+            Some(log) => {
+                let (entry, told, durable) = log.begin(request, &text, arrived);
+                (Some(entry), Some(told), durable)
+            }
+            None => (None, None, None),
+        };
         let cancel = shared
             .commands
             .clone()
@@ -274,6 +333,7 @@ impl Gateway {
             },
             id,
             events,
+            entry,
         };
         shared
             .commands
@@ -296,10 +356,36 @@ impl Gateway {
             queue: Duration::ZERO,
             forecast: Forecast::default(),
             ending: Ending::Open,
+            arrived,
+            told,
+            durable,
             _place: place,
         };
-        generation.wait_for_place().await?;
+        let placed = generation.wait_for_place().await;
+        placed.map_err(Refused::ByEngine)?;
         Ok(generation)
+    }
+}
+
+/// Who refused a request.
+enum Refused {
+    /// Nobody else heard of it.
+    Here(Refusal),
+    /// The engine, which ended it.
+    ByEngine(Refusal),
+}
+
+impl Refused {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Here(refusal) | Self::ByEngine(refusal) => refusal,
+        }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Here(refusal)
     }
 }
 
@@ -369,6 +455,32 @@ fn deadline(message: &str) -> Refusal {
 }
 
 impl TextModel {
+    /// Tokens of plain text, without what a template or a sequence's begin adds.
+    pub(super) fn plain_tokens(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode(text, Special::Plain, Bos::Omit)
+    }
+
+    /// The text of an answer as its reader had it.
+    pub(super) fn answer_text(&self, tokens: &[u32], stop: &[String], min_tokens: u32) -> String {
+        let mut decoder = Decoder::new();
+        let mut matcher = StopMatcher::new(stop);
+        let mut text = String::new();
+        for (number, &token) in (1..).zip(tokens) {
+            let piece = decoder.push(&self.tokenizer, token);
+            if number <= min_tokens {
+                text.push_str(&piece);
+                continue;
+            }
+            let outcome = matcher.push(&piece);
+            text.push_str(&outcome.emit);
+            if outcome.stopped {
+                return text;
+            }
+        }
+        let held_back = matcher.push(&decoder.finish());
+        text + &held_back.emit + &matcher.finish()
+    }
+
     fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, Refusal> {
         match prompt {
             Prompt::Ids(ids) => Ok(ids.clone()),
@@ -433,7 +545,7 @@ pub struct Generation {
     id: RequestId,
     /// The reserved place of the cancellation; gone once the request ended.
     cancel: Option<OwnedPermit<Command>>,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<News>,
     decoder: Decoder,
     stop: StopMatcher,
     prompt_tokens: u32,
@@ -445,6 +557,11 @@ pub struct Generation {
     queue: Duration,
     forecast: Forecast,
     ending: Ending,
+    arrived: Instant,
+    /// Where the log reads what its reader saw.
+    told: Option<Arc<Told>>,
+    /// Rung when its record is on the disk, where that is waited for.
+    durable: Option<oneshot::Receiver<()>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -466,29 +583,38 @@ impl Generation {
 
     /// The next piece; `None` after `Done` or `Failed`.
     pub async fn next(&mut self) -> Option<Piece> {
-        if !matches!(self.ending, Ending::Open) {
-            return match std::mem::replace(&mut self.ending, Ending::Over) {
-                Ending::Last(piece) => Some(piece),
-                Ending::Open | Ending::Over => None,
-            };
+        if matches!(self.ending, Ending::Open) {
+            let piece = self.next_of_engine().await;
+            if self.durable.is_none() || !matches!(piece, Some(Piece::Done { .. })) {
+                return piece;
+            }
+            // It stays here while its record is waited for: who drops this wait may come again.
+            self.ending = piece.map_or(Ending::Over, Ending::Last);
         }
+        if let (Ending::Last(Piece::Done { .. }), Some(durable)) = (&self.ending, &mut self.durable)
+        {
+            let _ = durable.await;
+            self.durable = None;
+        }
+        match std::mem::replace(&mut self.ending, Ending::Over) {
+            Ending::Last(piece) => Some(piece),
+            Ending::Open | Ending::Over => None,
+        }
+    }
+
+    async fn next_of_engine(&mut self) -> Option<Piece> {
         let mut event = self.events.recv().await;
-        if let Some(Event::Started { queue, .. }) = event {
+        if let Some(News::Started { queue }) = event {
             self.started = Some(Instant::now());
             self.queue = queue;
             event = self.events.recv().await;
         }
         match event {
-            Some(Event::Accepted { .. } | Event::Started { .. }) => {
+            Some(News::Accepted(_) | News::Started { .. }) => {
                 unreachable!("each comes once, in order")
             }
-            Some(Event::Token { token, .. }) => Some(self.text(token)),
-            Some(Event::Ended {
-                outcome,
-                usage,
-                timings,
-                ..
-            }) => Some(self.end(outcome, usage, timings)),
+            Some(News::Token(token)) => Some(self.text(token)),
+            Some(News::Ended(end)) => Some(self.end(end)),
             None => {
                 self.ending = Ending::Over;
                 Some(Piece::Failed(Refusal::plain(
@@ -505,35 +631,28 @@ impl Generation {
     /// Waits for the engine's answer to the submission.
     async fn wait_for_place(&mut self) -> Result<(), Refusal> {
         match self.events.recv().await {
-            Some(Event::Accepted {
-                first_token_in,
-                queued_before,
-                ..
-            }) => {
-                self.forecast = Forecast {
-                    first_token_in,
-                    queued_before,
-                };
+            Some(News::Accepted(forecast)) => {
+                self.forecast = forecast;
                 Ok(())
             }
-            Some(Event::Ended {
+            Some(News::Ended(End {
                 outcome: Outcome::Overloaded { retry_after_ms },
                 ..
-            }) => {
+            })) => {
                 self.cancel = None;
                 Err(overloaded(retry_after_ms))
             }
-            Some(Event::Ended {
+            Some(News::Ended(End {
                 outcome: Outcome::Deadline,
                 ..
-            }) => {
+            })) => {
                 self.cancel = None;
                 Err(deadline(
                     "its deadline cannot be met now: allow more time, or come back later",
                 ))
             }
-            other => {
-                let message = format!("the engine answered a submission with {other:?}");
+            _ => {
+                let message = "the engine answered a submission with neither a place nor a refusal";
                 Err(Refusal::plain(RefusalKind::Internal, message))
             }
         }
@@ -563,17 +682,12 @@ impl Generation {
                 break;
             }
             match self.events.try_recv() {
-                Ok(Event::Token { token: next, .. }) => {
+                Ok(News::Token(next)) => {
                     token_ids.push(next);
                     token = next;
                 }
-                Ok(Event::Ended {
-                    outcome,
-                    usage,
-                    timings,
-                    ..
-                }) => {
-                    let last = self.end(outcome, usage, timings);
+                Ok(News::Ended(end)) => {
+                    let last = self.end(end);
                     if let Piece::Text { text: rest, .. } = last {
                         text.push_str(&rest);
                     } else {
@@ -584,12 +698,20 @@ impl Generation {
                 _ => break,
             }
         }
+        if let Some(told) = self.told.as_ref().filter(|_| !text.is_empty()) {
+            told.piece(self.arrived);
+        }
         Piece::Text { text, token_ids }
     }
 
     /// The engine ended the request: what was held back comes out first, if there is any.
-    fn end(&mut self, outcome: Outcome, usage: Usage, timings: Timings) -> Piece {
+    fn end(&mut self, end: End) -> Piece {
         self.cancel = None;
+        let End {
+            outcome,
+            usage,
+            timings,
+        } = end;
         let done = match outcome {
             Outcome::Stop => Piece::Done {
                 finish: FinishReason::Stop,
@@ -625,6 +747,9 @@ impl Generation {
     /// A stop string was met: the engine is told, and what it drew in the meantime is not shown.
     /// The engine's own times would come a step late, so these are measured here.
     fn stop_here(&mut self) {
+        if let Some(told) = &self.told {
+            told.stopped(self.completion_tokens);
+        }
         if let Some(cancel) = self.cancel.take() {
             cancel.send(Command::Cancel(self.id));
         }
@@ -663,7 +788,10 @@ impl Drop for Generation {
 pub struct Dispatcher {
     engine: EngineHandle,
     commands: mpsc::Receiver<Command>,
-    routes: HashMap<RequestId, mpsc::Sender<Event>>,
+    routes: HashMap<RequestId, mpsc::Sender<News>>,
+    log: Option<Log>,
+    /// What the log remembers of requests: until the engine ends them, whoever still listens.
+    entries: HashMap<RequestId, Box<Entry>>,
     /// Requests whose readers fell behind, and of which the engine must hear. At most as many as there are routes.
     lost: Vec<RequestId>,
     ended: Arc<Notify>,
@@ -692,8 +820,12 @@ impl Dispatcher {
                 request,
                 id,
                 events,
+                entry,
             } => {
                 self.routes.insert(id, events);
+                if let Some(entry) = entry {
+                    self.entries.insert(id, entry);
+                }
                 request
             }
             Command::Cancel(id) => ToEngine::Cancel(id),
@@ -711,15 +843,14 @@ impl Dispatcher {
         // The engine waits when the ring has less room than a step may need.
         let engine_waits = self.engine.events.vacant_len() < self.engine.events.occupied_len();
         while let Some(event) = self.engine.events.try_pop() {
-            let (id, last) = match &event {
-                Event::Accepted { id, .. }
-                | Event::Started { id, .. }
-                | Event::Token { id, .. } => (*id, false),
-                Event::Ended { submission, .. } => (submission.id, true),
-            };
+            let (id, news, submission) = News::of(event);
+            let last = submission.is_some();
+            if let (News::Ended(end), Some(submission)) = (&news, submission) {
+                self.log_end(id, *end, submission);
+            }
             // The reader of a stream that is full finds its channel closed; the engine is told to stop drawing for it.
             let lost = match self.routes.get(&id) {
-                Some(route) => route.try_send(event).is_err(),
+                Some(route) => route.try_send(news).is_err(),
                 None => false,
             };
             if lost && !last {
@@ -741,6 +872,69 @@ impl Dispatcher {
         }
         if engine_waits {
             self.engine.wake();
+        }
+    }
+
+    fn log_end(&mut self, id: RequestId, end: End, submission: Box<Submission>) {
+        if let (Some(log), Some(entry)) = (&self.log, self.entries.remove(&id)) {
+            let ended = log::Ended {
+                outcome: end.outcome,
+                usage: end.usage,
+                timings: end.timings,
+                submission,
+            };
+            log.end(entry, ended);
+        }
+    }
+}
+
+/// What the reader of an answer hears.
+enum News {
+    Accepted(Forecast),
+    Started { queue: Duration },
+    Token(u32),
+    Ended(End),
+}
+
+/// How a request ended.
+#[derive(Clone, Copy)]
+struct End {
+    outcome: Outcome,
+    usage: Usage,
+    timings: Timings,
+}
+
+impl News {
+    /// Whose news an event is; of the last one also the request itself.
+    fn of(event: Event) -> (RequestId, Self, Option<Box<Submission>>) {
+        match event {
+            Event::Accepted {
+                id,
+                first_token_in,
+                queued_before,
+                ..
+            } => {
+                let forecast = Forecast {
+                    first_token_in,
+                    queued_before,
+                };
+                (id, Self::Accepted(forecast), None)
+            }
+            Event::Started { id, queue } => (id, Self::Started { queue }, None),
+            Event::Token { id, token } => (id, Self::Token(token), None),
+            Event::Ended {
+                outcome,
+                usage,
+                timings,
+                submission,
+            } => {
+                let end = End {
+                    outcome,
+                    usage,
+                    timings,
+                };
+                (submission.id, Self::Ended(end), Some(submission))
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP/1.1 on the TCP port: OpenAI's API over one router that other HTTP versions share.
 //!
 //! ```text
-//! POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /v1/models/{id}
+//! POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /v1/models/{id}   POST /v1/feedback
 //! GET  /health  the process is up      GET /ready  the engine decodes      GET /status  numbers as JSON
 //! ```
 //!
@@ -12,6 +12,7 @@
 mod answer;
 mod api;
 mod backend;
+mod feedback;
 pub mod openai;
 
 #[cfg(test)]
@@ -29,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use api::{BODIES_MAX, BODY_BYTES_MAX, router};
-pub use backend::{Answer, Backend};
+pub use backend::{Answer, Backend, Heard};
 
 /// Connections at once; more wait in the kernel's backlog. Each may hold [`CONNECTION_BUFFER_BYTES`] and one body.
 pub const HTTP_CONNECTIONS_MAX: usize = 256;

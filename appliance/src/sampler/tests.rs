@@ -252,3 +252,33 @@ fn cuts_keep_what_sorting_keeps() {
         );
     }
 }
+
+#[test]
+fn what_bias_and_penalties_did_can_be_undone() {
+    let history = [1, 2, 3, 2, 4, 2];
+    let mut rng = Generator::new(3);
+    for (temperature, token) in [(0.0, 2), (1.0, 2)] {
+        let sampling = Sampling {
+            temperature,
+            repetition_penalty: 1.3,
+            presence_penalty: 0.4,
+            frequency_penalty: 0.2,
+            // Nothing else has a chance.
+            logit_bias: vec![(token, 60.0)],
+            ..Sampling::default()
+        };
+        let drawing = Drawing {
+            sampling: &sampling,
+            history: &history,
+            prompt_tokens: 3,
+            forbidden: &[0],
+        };
+        assert!(!drawing.is_plainly_greedy());
+        let before = [0.5, -1.0, 2.5, 0.0, 1.0];
+        let mut logits = before;
+        let drawn = SamplerSpace::new(5).draw(&mut logits, &drawing, &mut rng);
+        assert_eq!(drawn, token);
+        let undone = drawing.logit_before(logits[2], drawn);
+        assert!((undone - before[2]).abs() < 1e-4, "{undone}");
+    }
+}

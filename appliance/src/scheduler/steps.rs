@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Event, Outcome, Request, Row, SPECULATIVE_COLUMNS_MAX, Sampled, Scheduler};
 use crate::engine::{PlanColumn, StepPlan};
+use crate::flag::Drawn;
 use crate::sampler::Generator;
 
 impl Scheduler {
@@ -54,7 +55,14 @@ impl Scheduler {
     }
 
     /// Takes the token that was drawn for a row.
-    pub fn handle_token(&mut self, now: Duration, row: usize, token: u32, generator: Generator) {
+    pub fn handle_token(
+        &mut self,
+        now: Duration,
+        row: usize,
+        token: u32,
+        drawn: Option<Drawn>,
+        generator: Generator,
+    ) {
         let Row { sequence, .. } = self.rows[row];
         let request = self.running[sequence as usize]
             .as_mut()
@@ -69,6 +77,9 @@ impl Scheduler {
         }
         request.last_token = now;
         let submission = &mut request.submission;
+        if let Some(drawn) = drawn {
+            submission.signals.push(drawn);
+        }
         self.kv.tell(sequence, &submission.tokens, request.fed);
         if self.limits.end_tokens.contains(&token) && !submission.ignore_eos {
             self.end(now, sequence, Outcome::Stop);

@@ -53,5 +53,6 @@ pub fn reason(gap: &Gap) -> &'static str {
         GapReason::DiskError => "disk_error",
         GapReason::Overrun => "overrun",
         GapReason::Damaged => "damaged",
+        GapReason::Refused => "refused",
     }
 }

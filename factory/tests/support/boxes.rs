@@ -223,8 +223,9 @@ pub(crate) fn feedback(random: &mut Random, about: &Record, correction: &str) ->
         correction: correction.to_owned(),
         tenant: inference.tenant.clone(),
         workload: inference.workload.clone(),
+        content: None,
     };
-    record(random, Body::Feedback(body))
+    record(random, Body::Feedback(Box::new(body)))
 }
 
 pub(crate) fn gap(random: &mut Random) -> Record {

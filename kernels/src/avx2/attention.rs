@@ -25,7 +25,7 @@ pub(crate) fn attend_span(job: &Job<'_>, rows: usize, span: usize, scratch: &mut
 }
 
 floats! {
-    /// Eight lanes. Only `attend_span` uses them.
+    /// Eight lanes. Only `attend_span` and `certainty` use them.
     Eight(__m256), 8 lanes;
     load(from) => _mm256_loadu_ps(from);
     store(x, to) => _mm256_storeu_ps(to, x);
@@ -43,6 +43,10 @@ floats! {
         // 1.5 · 2²³ has no low bits, so what is shifted in is n + 127.
         let n = _mm256_add_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(127));
         _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+    };
+    times_power_of_two(x, n) => {
+        let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), n))
     };
     select(x, mask, other) => {
         let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);

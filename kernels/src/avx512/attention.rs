@@ -15,15 +15,19 @@ use std::arch::x86_64::{
 
 use crate::attention::{self, Job, Scratch};
 use crate::floats::{Floats, floats};
+use crate::ops::KvFormat;
 
 /// See `attention::span`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(crate) fn attend_span(job: &Job<'_>, rows: usize, span: usize, scratch: &mut Scratch) {
-    attention::span::<Sixteen, 4>(job, rows, span, scratch);
+    match job.kv.shape.format {
+        KvFormat::F16 | KvFormat::Q8_0 => attention::span::<Sixteen, 4>(job, rows, span, scratch),
+        KvFormat::I16 => super::words::span(job, rows, span, scratch),
+    }
 }
 
 floats! {
-    /// 16 lanes. Only `attend_span` uses them.
+    /// 16 lanes. Only `attend_span` and `certainty` use them.
     Sixteen(__m512), 16 lanes;
     load(from) => _mm512_loadu_ps(from);
     store(x, to) => _mm512_storeu_ps(to, x);
@@ -41,6 +45,10 @@ floats! {
         // 1.5 · 2²³ has no low bits, so what is shifted in is n + 127.
         let n = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(127));
         _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
+    };
+    times_power_of_two(x, n) => {
+        let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
+        _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), n))
     };
     select(x, mask, other) => _mm512_mask_blend_ps(mask as u16, other, x);
     nans(x) => u32::from(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x));

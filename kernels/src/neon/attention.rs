@@ -19,7 +19,7 @@ pub(crate) fn attend_span(job: &Job<'_>, rows: usize, span: usize, scratch: &mut
 }
 
 floats! {
-    /// Four lanes. Only `attend_span` uses them.
+    /// Four lanes. Only `attend_span` and `certainty` use them.
     Four(float32x4_t), 4 lanes;
     load(from) => vld1q_f32(from);
     store(x, to) => vst1q_f32(to, x);
@@ -41,6 +41,10 @@ floats! {
         // 1.5 · 2²³ has no low bits, so what is shifted in is n + 127.
         let n = vaddq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(127));
         vreinterpretq_f32_s32(vshlq_n_s32::<23>(n))
+    };
+    times_power_of_two(x, n) => {
+        let n = vshlq_n_s32::<23>(vreinterpretq_s32_f32(n));
+        vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), n))
     };
     select(x, mask, other) => vbslq_f32(vtstq_u32(vdupq_n_u32(mask), lane_bits()), x, other);
     nans(x) => vaddvq_u32(vbicq_u32(lane_bits(), vceqq_f32(x, x)));

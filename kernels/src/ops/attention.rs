@@ -109,10 +109,7 @@ impl Kernels {
     pub fn store_kv(&mut self, k: &[f32], v: &[f32], slots: &[KvSlot], mut kv: KvLayerMut<'_>) {
         let shape = kv.shape;
         let width = shape.kv_heads * shape.head_dim;
-        assert!(
-            shape.format.fits(shape.head_dim),
-            "the format stores such heads"
-        );
+        shape.check();
         assert_eq!(k.len(), slots.len() * width);
         assert_eq!(v.len(), k.len());
         assert_eq!(kv.k.len(), kv.v.len());
@@ -277,10 +274,7 @@ fn check(
     );
     assert_eq!(shape.kv_heads, kv.shape.kv_heads);
     assert_eq!(shape.head_dim, kv.shape.head_dim);
-    assert!(
-        kv.shape.format.fits(shape.head_dim),
-        "the format stores such heads"
-    );
+    kv.shape.check();
     assert_ne!(shape.window, Some(0), "a query sees itself");
     assert_eq!(kv.k.len(), kv.v.len());
     let width = shape.heads * shape.head_dim;

@@ -7,17 +7,23 @@
 //!  f16   keys    [head_dim][P] f16                values  [P][head_dim] f16
 //!  q8_0  keys    [head_dim][P] i8                 values  [P][head_dim] i8
 //!        scales  [head_dim / 32][P] f16           scales  [head_dim / 32][P] f16
+//!  i16   keys    [head_dim / 2][P][2] i16         values  [P / 2][head_dim][2] i16
+//!        scales  [P] bf16                         scales  [P] bf16
 //! ```
+//!
+//! In i16 two numbers that one product of pairs takes lie together: two elements of a key, or one element of two
+//! values.
 //!
 //! The plane of head *h* in block *b* has index `b · kv_heads + h`. Numbers are little-endian.
 
 use std::fmt;
 use std::str::FromStr;
 
-use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use super::attention::Query;
+use crate::Isa;
 
 /// Values that share a scale in [`KvFormat::Q8_0`].
 pub const KV_SCALE_GROUP: usize = 32;
@@ -30,6 +36,9 @@ pub enum KvFormat {
     F16,
     /// Eight bits, and an f16 scale for each 32 elements of a head: a little more than half the bytes.
     Q8_0,
+    /// Sixteen bits, and a bf16 scale for each head: no further from f32 than halves, by the norm of what is stored,
+    /// and for integer products.
+    I16,
 }
 
 impl KvFormat {
@@ -38,15 +47,31 @@ impl KvFormat {
         match self {
             KvFormat::F16 => head_dim * positions * 2,
             KvFormat::Q8_0 => (head_dim + head_dim / KV_SCALE_GROUP * 2) * positions,
+            KvFormat::I16 => (head_dim + 1) * positions * 2,
+        }
+    }
+
+    /// The one that an instruction set attends fastest without less precision than halves: [`KvFormat::I16`] where
+    /// there are products of pairs of words, and where heads fit it.
+    pub fn of(isa: Isa, head_dim: usize) -> KvFormat {
+        match isa {
+            Isa::Avx512 if KvFormat::I16.fits(head_dim) => KvFormat::I16,
+            _ => KvFormat::F16,
+        }
+    }
+
+    /// What the width of a head must be a multiple of.
+    pub const fn head_multiple(self) -> usize {
+        match self {
+            KvFormat::F16 => 1,
+            KvFormat::Q8_0 => KV_SCALE_GROUP,
+            KvFormat::I16 => 2,
         }
     }
 
     /// Whether heads of this width can be stored.
     pub const fn fits(self, head_dim: usize) -> bool {
-        match self {
-            KvFormat::F16 => true,
-            KvFormat::Q8_0 => head_dim.is_multiple_of(KV_SCALE_GROUP),
-        }
+        head_dim.is_multiple_of(self.head_multiple())
     }
 }
 
@@ -55,6 +80,7 @@ impl fmt::Display for KvFormat {
         f.pad(match self {
             KvFormat::F16 => "f16",
             KvFormat::Q8_0 => "q8_0",
+            KvFormat::I16 => "i16",
         })
     }
 }
@@ -66,6 +92,7 @@ impl FromStr for KvFormat {
         match name {
             "f16" => Ok(KvFormat::F16),
             "q8_0" => Ok(KvFormat::Q8_0),
+            "i16" => Ok(KvFormat::I16),
             _ => Err(UnknownKvFormat),
         }
     }
@@ -77,7 +104,7 @@ pub struct UnknownKvFormat;
 
 impl fmt::Display for UnknownKvFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("unknown format of keys and values: use f16 or q8_0")
+        f.write_str("unknown format of keys and values: use f16, q8_0 or i16")
     }
 }
 
@@ -115,6 +142,41 @@ impl KvShape {
     const fn scale_at(&self, offset: usize, d: usize) -> usize {
         let (codes, group) = (self.head_dim * self.block_positions, d / KV_SCALE_GROUP);
         codes + (group * self.block_positions + offset) * 2
+    }
+
+    /// Where a plane of keys has element `d` of the position at `offset`, in numbers.
+    const fn key_at(&self, offset: usize, d: usize) -> usize {
+        match self.format {
+            KvFormat::F16 | KvFormat::Q8_0 => d * self.block_positions + offset,
+            KvFormat::I16 => (d / 2 * self.block_positions + offset) * 2 + d % 2,
+        }
+    }
+
+    /// Where a plane of values has it.
+    const fn value_at(&self, offset: usize, d: usize) -> usize {
+        match self.format {
+            KvFormat::F16 | KvFormat::Q8_0 => offset * self.head_dim + d,
+            KvFormat::I16 => (offset / 2 * self.head_dim + d) * 2 + offset % 2,
+        }
+    }
+
+    /// Where a plane of i16 has the scale of the position at `offset`.
+    const fn word_scale_at(&self, offset: usize) -> usize {
+        (self.head_dim * self.block_positions + offset) * 2
+    }
+
+    /// Asserts that the format stores such planes.
+    pub(crate) fn check(&self) {
+        assert!(
+            self.format.fits(self.head_dim),
+            "the format stores such heads"
+        );
+        if self.format == KvFormat::I16 {
+            assert!(
+                self.block_positions.is_multiple_of(2),
+                "values of two positions lie together"
+            );
+        }
     }
 }
 
@@ -166,13 +228,13 @@ impl<'a> KvLayer<'a> {
     /// exact in f32.
     #[inline]
     pub(crate) fn key(&self, plane: &[u8], offset: usize, d: usize) -> (f32, f32) {
-        self.number(plane, d * self.shape.block_positions + offset, offset, d)
+        self.number(plane, self.shape.key_at(offset, d), offset, d)
     }
 
     /// Element `d` of the value at `offset` of a plane, likewise.
     #[inline]
     pub(crate) fn value(&self, plane: &[u8], offset: usize, d: usize) -> (f32, f32) {
-        self.number(plane, offset * self.shape.head_dim + d, offset, d)
+        self.number(plane, self.shape.value_at(offset, d), offset, d)
     }
 
     #[inline]
@@ -182,6 +244,12 @@ impl<'a> KvLayer<'a> {
             KvFormat::Q8_0 => {
                 let scale = half_at(plane, self.shape.scale_at(offset, d));
                 (f32::from(plane[at].cast_signed()), scale)
+            }
+            KvFormat::I16 => {
+                let code = i16::from_le_bytes([plane[at * 2], plane[at * 2 + 1]]);
+                let scale_at = self.shape.word_scale_at(offset);
+                let scale = bf16::from_le_bytes([plane[scale_at], plane[scale_at + 1]]);
+                (f32::from(code), scale.to_f32())
             }
         }
     }
@@ -197,6 +265,26 @@ impl KvLayerMut<'_> {
         let bytes = shape.plane_bytes();
         let at = plane * bytes..(plane + 1) * bytes;
         let (keys, values) = (&mut self.k[at.clone()], &mut self.v[at]);
+        if shape.format == KvFormat::I16 {
+            let at = |d| shape.key_at(offset, d) * 2;
+            store_words(
+                k,
+                word_scale(k, norm(k)),
+                shape.word_scale_at(offset),
+                at,
+                keys,
+            );
+            let at = |d| shape.value_at(offset, d) * 2;
+            let greatest = greatest(v);
+            store_words(
+                v,
+                word_scale(v, greatest),
+                shape.word_scale_at(offset),
+                at,
+                values,
+            );
+            return;
+        }
         let groups = k.chunks(KV_SCALE_GROUP).zip(v.chunks(KV_SCALE_GROUP));
         for (group, (k, v)) in groups.enumerate() {
             let start = group * KV_SCALE_GROUP;
@@ -229,6 +317,7 @@ impl KvLayerMut<'_> {
                     }
                     values[scale_at].copy_from_slice(&scale.to_le_bytes());
                 }
+                KvFormat::I16 => unreachable!("stored above"),
             }
         }
     }
@@ -238,7 +327,7 @@ impl KvLayerMut<'_> {
 /// code, and what rounding the scale to 11 bits moves 127 codes by. A value that is not finite makes the scale NaN.
 pub(crate) fn quantize(x: &[f32]) -> (f16, [i8; KV_SCALE_GROUP]) {
     let mut codes = [0; KV_SCALE_GROUP];
-    let greatest = x.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));
+    let greatest = greatest(x);
     if x.iter().any(|x| !x.is_finite()) {
         return (f16::NAN, codes);
     }
@@ -250,6 +339,65 @@ pub(crate) fn quantize(x: &[f32]) -> (f16, [i8; KV_SCALE_GROUP]) {
         }
     }
     (scale, codes)
+}
+
+/// Writes codes of `x` to where `at` says, and their scale.
+fn store_words(
+    x: &[f32],
+    scale: bf16,
+    scale_at: usize,
+    at: impl Fn(usize) -> usize,
+    plane: &mut [u8],
+) {
+    // 1.5 · 2²³: in a sum with it the low bits are the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    let inverse = if scale.is_finite() && scale > bf16::ZERO {
+        scale.to_f32().recip()
+    } else {
+        0.0
+    };
+    for (d, x) in x.iter().enumerate() {
+        let code = (x * inverse + ROUND).to_bits() as u16;
+        plane[at(d)..at(d) + 2].copy_from_slice(&code.to_le_bytes());
+    }
+    plane[scale_at..scale_at + 2].copy_from_slice(&scale.to_le_bytes());
+}
+
+/// What codes of i16 are multiplied with: so much that `size`, which no magnitude of `x` exceeds, becomes at most
+/// [`WORD_MAX`]. Eight bits, so that a code times it is exact in f32. What is too small for halves is zero, and a value
+/// that is not finite, or too large for its square, makes the scale NaN.
+fn word_scale(x: &[f32], size: f32) -> bf16 {
+    let finite = x.iter().all(|x| x.is_finite());
+    if !finite || !size.is_finite() {
+        bf16::NAN
+    } else if size < WORD_SIZE_MIN {
+        bf16::ZERO
+    } else {
+        // Rounded up. No carry reaches the sign, since `size` is finite.
+        let bits = (size / f32::from(WORD_MAX)).to_bits();
+        bf16::from_bits(((bits + 0xffff) >> 16) as u16)
+    }
+}
+
+/// The greatest code of i16, and the norm of a key's codes before they are rounded.
+pub(crate) const WORD_MAX: i16 = 32_767;
+
+/// What is smaller is zero in i16. Its square is far from where f32 loses bits.
+pub(crate) const WORD_SIZE_MIN: f32 = 1e-12;
+
+/// The Euclidean norm, in 16 sums.
+fn norm(x: &[f32]) -> f32 {
+    let mut sums = [0.0; 16];
+    for x in x.chunks(sums.len()) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += x * x;
+        }
+    }
+    sums.iter().sum::<f32>().sqrt()
+}
+
+fn greatest(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |greatest, x| greatest.max(x.abs()))
 }
 
 #[inline]

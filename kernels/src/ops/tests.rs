@@ -1,6 +1,7 @@
 //! Every fast path against the portable oracle, within derived bounds, and the invariances in bits.
 
 mod attention;
+mod certainty;
 mod matmul;
 mod rows;
 

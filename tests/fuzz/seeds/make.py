@@ -133,6 +133,67 @@ def streams():
     }
 
 
+def crc32c(data, crc=0):
+    crc ^= 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def segment(records):
+    """`docs/spool-format.md`. The digest in the footer is not looked at by a reader of frames."""
+    header = b"OUTSPOOL" + struct.pack("<HBBI", 1, 1, 1, 256) + bytes([1]) * 16 + bytes([2]) * 16
+    header += struct.pack("<QQQQ", 7, 100, 3, 0) + bytes(8 + 32 + 48)
+    header = header.ljust(252, b"\0")
+    checksum = struct.pack("<I", crc32c(header))
+    out = header + checksum
+    for number, length in enumerate(records, 100):
+        ciphertext = bytes([number]) * (length + 16)
+        head = b"OFRM" + struct.pack("<IQ", len(ciphertext), number)
+        out += head + struct.pack("<II", crc32c(checksum + head + ciphertext), 0) + ciphertext
+        out += bytes(-len(out) % 8)
+    footer = b"OEND" + struct.pack("<IQQQ", len(records), 100, 99 + len(records), len(out)) + bytes(32) + checksum
+    return out + (footer + struct.pack("<I", crc32c(footer))).ljust(80, b"\0")
+
+
+def message(number, body):
+    body = field(number, body)
+    return struct.pack("<I", len(body)) + body
+
+
+def code(symbols):
+    """`wire/src/code.rs`: seven groups of five symbols, each with a check symbol."""
+    alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+    groups = []
+    for place in range(7):
+        check, group = place + 1, symbols[place * 5:place * 5 + 5]
+        for symbol in [*group, 0]:
+            check = check << 1 ^ (0b100101 if check & 16 else 0) ^ symbol
+        groups.append("".join(alphabet[s] for s in [*group, check]))
+    return "-".join(groups).encode()
+
+
+def uplink():
+    """The first byte says what follows; see the target."""
+    epoch = field(1, bytes([5]) * 16)
+    hello = epoch + bytes([0x10, 3]) + field(3, bytes([9]) * 16) + field(4, b"outstation/0") + field(13, b"disk full")
+    offer = epoch + bytes([0x10, 1, 0x18, 7, 0x20, 0x80, 0x08]) + field(5, bytes([6]) * 32)
+    whole = segment([0, 5, 100])
+    return {
+        "hello": bytes([0]) + message(1, hello),
+        "offer": bytes([0]) + message(2, offer),
+        "welcome": bytes([1]) + message(1, bytes([0x08, 7, 0x10, 1, 0x18, 60])),
+        "stored": bytes([1]) + message(3, field(1, bytes([6]) * 32) + bytes([0x10, 9]) + field(3, b"seg/v1/x")),
+        "refused": bytes([1]) + message(5, bytes([0x08, 4]) + field(2, b"another machine") + bytes([0x18, 100])),
+        "segment": bytes([2]) + whole,
+        "segment_damaged": bytes([2]) + whole[:300] + b"x" + whole[301:],
+        "segment_cut": bytes([2]) + whole[:-90],
+        "code": bytes([3]) + code(list(range(32)) + [1, 2, 3]),
+    }
+
+
 def write(target, files):
     folder = Path(__file__).parent / target
     folder.mkdir(exist_ok=True)
@@ -145,3 +206,4 @@ vocabularies = {"bpe_llama3": bpe("llama-bpe"), "bpe_gpt2": bpe("gpt-2"), "bpe_q
 write("frame", streams())
 write("gguf", {"every_type_v2": every_type(2), "every_type_v3": every_type(3), "spm": vocabularies["spm"]})
 write("tokenizer", vocabularies)
+write("uplink", uplink())

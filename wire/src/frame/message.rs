@@ -71,6 +71,12 @@ pub struct Generate {
     /// How long the request can wait: a [`Class`]; absent is the server's default.
     #[prost(enumeration = "Class", optional, tag = "13")]
     pub class: Option<i32>,
+    /// What it is for, for the log: answers of a workload are compared with each other. At most 64 bytes.
+    #[prost(string, tag = "14")]
+    pub workload_id: String,
+    /// The conversation that it goes on with, for the log. At most 64 bytes.
+    #[prost(string, tag = "15")]
+    pub conversation_id: String,
 }
 
 /// How long a request can wait. The server has targets for each: time to the first token, and between tokens.

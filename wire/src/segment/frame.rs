@@ -1,6 +1,6 @@
 //! Frames and the footer.
 
-use super::field;
+use super::{Header, field};
 
 /// Bytes before a frame's ciphertext.
 pub const FRAME_HEAD_BYTES: usize = 24;
@@ -110,6 +110,11 @@ impl Footer {
         let crc = crc32c::crc32c(&bytes[..68]);
         bytes[68..72].copy_from_slice(&crc.to_le_bytes());
         bytes
+    }
+
+    /// The footer of a segment with this header, if these are its bytes.
+    pub fn read(bytes: &[u8; FOOTER_BYTES], header: &Header) -> Option<Self> {
+        Self::decode(bytes, header.checksum())
     }
 
     /// The footer at the beginning of `bytes`, if there is one and it is whole.

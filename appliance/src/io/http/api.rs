@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::answer::{self, Head};
-use super::backend::{Answer as _, Backend};
+use super::backend::{Answer as _, Backend, Heard};
 use super::openai::{self, Delivery, Endpoint};
 use crate::io::gateway::ServedModel;
 use crate::limits::PROMPT_BYTES_MAX;
@@ -63,6 +63,7 @@ pub fn router<B: Backend>(backend: B) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::<B>))
         .route("/v1/completions", post(completions::<B>))
+        .route("/v1/feedback", post(feedback::<B>))
         .route("/v1/models", get(models::<B>))
         .route("/v1/models/{*id}", get(model::<B>))
         .route(
@@ -97,8 +98,7 @@ impl<B: Backend> Api<B> {
 
     async fn generate(&self, endpoint: Endpoint, request: Request) -> Response {
         let arrived = Instant::now();
-        let (deadline, tenant) = match (deadline(request.headers()), self.tenant(request.headers()))
-        {
+        let (deadline, tenant) = match (deadline(request.headers()), tenant(request.headers())) {
             (Ok(deadline), tenant) => (deadline, tenant),
             (Err(refusal), _) => return refused(&refusal),
         };
@@ -114,21 +114,23 @@ impl<B: Backend> Api<B> {
         asked.request.deadline =
             deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()));
         asked.request.tenant = tenant;
-        let answers = match self.submit(asked.request, asked.choices).await {
-            Ok(answers) => answers,
-            Err(refusal) => return refused(&refusal),
-        };
         let prefix = if endpoint == Endpoint::Chat {
             "chatcmpl"
         } else {
             "cmpl"
+        };
+        let id = format!("{prefix}-{}", self.new_id());
+        asked.request.origin.response_id.clone_from(&id);
+        let answers = match self.submit(asked.request, asked.choices).await {
+            Ok(answers) => answers,
+            Err(refusal) => return refused(&refusal),
         };
         let since_1970 = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let head = Head {
             endpoint,
-            id: format!("{prefix}-{}", self.new_id()),
+            id,
             created: since_1970.as_secs(),
             model: self.backend.served().id,
         };
@@ -169,18 +171,22 @@ impl<B: Backend> Api<B> {
             let mut request = request.clone();
             let seed = &mut request.sampling.seed;
             *seed = seed.map(|seed| seed.wrapping_add(index));
+            if index > 0 {
+                let id = &request.origin.response_id;
+                request.origin.response_id = format!("{id}-{index}");
+            }
             answers.push(self.backend.submit(request).await?);
         }
         Ok(answers)
     }
+}
 
-    /// Who asks: whoever has this key. Until keys are configured, any is as good as another, and none is everybody.
-    fn tenant(&self, headers: &HeaderMap) -> Tenant {
-        let key = headers.get(header::AUTHORIZATION);
-        key.map_or(Tenant::default(), |key| {
-            Tenant(self.ids.hash_one(key.as_bytes()).max(1))
-        })
-    }
+/// Who asks: whoever has this key. Until keys are configured, any is as good as another, and none is everybody.
+fn tenant(headers: &HeaderMap) -> Tenant {
+    let key = headers.get(header::AUTHORIZATION);
+    key.map_or(Tenant::default(), |key| {
+        Tenant::of_credential(key.as_bytes())
+    })
 }
 
 /// The request's own deadline, from its arrival.
@@ -197,6 +203,38 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
         Refusal::bad_request("x-deadline-ms", message)
     })?;
     Ok(Some(Duration::from_millis(ms.into())))
+}
+
+async fn feedback<B: Backend>(State(api): Shared<B>, request: Request) -> Response {
+    let tenant = tenant(request.headers());
+    let body = match read_body(request, &api.bodies).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let (id, feedback) = match super::feedback::parse(&body) {
+        Ok(feedback) => (feedback.response_id.clone(), feedback),
+        Err(refusal) => return refused(&refusal),
+    };
+    let (status, code, message) = match api.backend.feedback(tenant, feedback) {
+        Heard::Recorded => {
+            let answer = json!({"id": id, "object": "feedback", "recorded": true});
+            return reply(StatusCode::OK, &answer);
+        }
+        Heard::Unknown => (
+            StatusCode::NOT_FOUND,
+            "no_such_response",
+            format!(
+                "no answer {id} of yours is known here: feedback finds the last 4096, until a restart"
+            ),
+        ),
+        Heard::NoLog => (
+            StatusCode::NOT_IMPLEMENTED,
+            "no_log",
+            "this box keeps no log: its operator enrols it with `outstation enrol`".to_owned(),
+        ),
+    };
+    let body = body_of("invalid_request_error", Some(code), Some("id"), &message);
+    error(status, &body)
 }
 
 async fn models<B: Backend>(State(api): Shared<B>) -> Response {
@@ -250,8 +288,8 @@ async fn status<B: Backend>(State(api): Shared<B>) -> Response {
 async fn no_route(request: Request) -> Response {
     let path: String = request.uri().path().chars().take(128).collect();
     let message = format!(
-        "nothing is at {path}: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health, \
-         GET /ready and GET /status are here"
+        "nothing is at {path}: POST /v1/chat/completions, POST /v1/completions, POST /v1/feedback, GET /v1/models, \
+         GET /health, GET /ready and GET /status are here"
     );
     error(
         StatusCode::NOT_FOUND,

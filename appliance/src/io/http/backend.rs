@@ -5,7 +5,8 @@ use std::future::Future;
 use serde::Serialize;
 
 use crate::io::gateway::{Forecast, Gateway, Generation, Piece, ServedModel};
-use crate::request::{GenerateRequest, Refusal};
+use crate::io::log::Feedback;
+use crate::request::{GenerateRequest, Refusal, Tenant};
 
 /// Takes requests and gives answers.
 pub trait Backend: Clone + Send + Sync + 'static {
@@ -18,11 +19,24 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn ready(&self) -> bool;
     /// Numbers for people and scripts.
     fn status(&self) -> impl Serialize;
+    /// Takes what somebody thinks of an answer.
+    fn feedback(&self, tenant: Tenant, feedback: Feedback) -> Heard;
     /// Takes a request, or says why not.
     fn submit(
         &self,
         request: GenerateRequest,
     ) -> impl Future<Output = Result<Self::Answer, Refusal>> + Send;
+}
+
+/// What became of feedback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It is in the log.
+    Recorded,
+    /// No such answer is known, or it is somebody else's.
+    Unknown,
+    /// There is no log.
+    NoLog,
 }
 
 /// An answer under way. Dropping it cancels the request.
@@ -46,6 +60,14 @@ impl Backend for Gateway {
 
     fn status(&self) -> impl Serialize {
         Gateway::status(self)
+    }
+
+    fn feedback(&self, tenant: Tenant, feedback: Feedback) -> Heard {
+        match self.log() {
+            None => Heard::NoLog,
+            Some(log) if log.feedback(tenant, feedback) => Heard::Recorded,
+            Some(_) => Heard::Unknown,
+        }
     }
 
     async fn submit(&self, request: GenerateRequest) -> Result<Generation, Refusal> {

@@ -19,7 +19,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::request::{GenerateRequest, Prompt, Refusal, RefusalKind};
-use field::{Bias, Messages, PromptField, Seed, Stops, StreamOptions, Tier};
+use field::{Bias, Labels, Messages, PromptField, Seed, Stops, StreamOptions, Tier};
 
 /// Which of the two endpoints a body came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +103,7 @@ const EFFECTIVE: &[&str] = &[
     "ignore_eos",
     "service_tier",
     "n",
+    "metadata",
 ];
 
 impl Reader {
@@ -163,6 +164,11 @@ impl Reader {
             "min_tokens" => set(&mut self.request.min_tokens, map.next_value()?),
             "ignore_eos" => set(&mut self.request.ignore_eos, map.next_value()?),
             "n" => set(&mut self.choices, map.next_value()?),
+            "metadata" => {
+                let labels = map.next_value::<Option<Labels>>()?.unwrap_or_default();
+                self.request.origin.workload = labels.workload_id;
+                self.request.origin.conversation = labels.conversation_id;
+            }
             "service_tier" => set(
                 &mut self.request.class,
                 map.next_value::<Option<Tier>>()?.map(Tier::class),
@@ -232,6 +238,7 @@ impl Reader {
             return Err(Refusal::bad_request("n", message));
         }
         let request = &mut self.request;
+        request.origin.stream = self.stream;
         request.prompt = prompt;
         if let (Some(old), Some(new)) = (request.max_tokens, self.max_completion_tokens)
             && old != new

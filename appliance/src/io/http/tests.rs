@@ -11,7 +11,10 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::io::gateway::{Forecast, Piece, ServedModel};
-use crate::request::{FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, Timings, Usage};
+use crate::io::log::Feedback;
+use crate::request::{
+    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, Tenant, Timings, Usage,
+};
 
 /// Answers by what the prompt says.
 #[derive(Clone)]
@@ -63,6 +66,14 @@ impl Backend for Script {
 
     fn status(&self) -> impl Serialize {
         Numbers { sequences: 3 }
+    }
+
+    fn feedback(&self, _: Tenant, feedback: Feedback) -> Heard {
+        match &*feedback.response_id {
+            "known" => Heard::Recorded,
+            "unknown" => Heard::Unknown,
+            _ => Heard::NoLog,
+        }
     }
 
     async fn submit(&self, request: GenerateRequest) -> Result<ScriptedAnswer, Refusal> {

@@ -6,8 +6,8 @@ use outstation_wire::frame::{self, ErrorCode, ErrorFrame, Generate};
 
 use crate::io::gateway::Forecast;
 use crate::request::{
-    ChatMessage, Class, FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, Sampling,
-    Tenant, Timings, Usage,
+    ChatMessage, Class, FinishReason, GenerateRequest, Origin, Prompt, Refusal, RefusalKind,
+    Sampling, Tenant, Timings, Transport, Usage,
 };
 
 /// A request, or why it cannot be one (P-10).
@@ -35,7 +35,24 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
         deadline,
         // Until clients have certificates, QUIC does not say who they are.
         tenant: Tenant::default(),
+        origin: Origin {
+            response_id: hex(&generate.request_id),
+            workload: generate.workload_id,
+            conversation: generate.conversation_id,
+            transport: Transport::Quic,
+            stream: true,
+        },
     })
+}
+
+/// The client's name for the request, as records and feedback have it.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 fn prompt(prompt: frame::Prompt) -> Prompt {

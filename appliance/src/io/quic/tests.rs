@@ -96,6 +96,7 @@ fn letters(letter: u8, gate: Option<mpsc::Receiver<()>>) -> Station<Letters> {
 
 fn text(name: &str) -> TextModel {
     TextModel {
+        digest: [0; 32],
         served: ServedModel {
             id: name.into(),
             created_unix_s: 0,
@@ -140,7 +141,7 @@ impl Rig {
         };
         let (handle, exchange) =
             engine_thread::start(letters(b'a', gate), sizes).expect("a thread can be started");
-        let (gateway, dispatcher) = Gateway::start(text("letters"), handle, 16, 1);
+        let (gateway, dispatcher) = Gateway::start(text("letters"), handle, 16, 1, None);
         tokio::spawn(dispatcher.run());
         let identity = Identity::loopback().expect("a certificate can be made");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
@@ -332,7 +333,7 @@ async fn the_model_is_changed_without_a_lost_request() {
         until_changing(&rig.gateway).await;
         after.await
     };
-    let (before, (), after) = within(async { tokio::join!(before, change, after) }).await;
+    let (before, (), after) = within(Box::pin(async { tokio::join!(before, change, after) })).await;
     assert_eq!(before.expect("it is finished").0, "aaaaaaaaa");
     assert_eq!(after.expect("it waited").0, "bbbbbbb");
     assert_eq!(rig.gateway.served().id, "others");

@@ -195,6 +195,12 @@ const EDGES: [(usize, u32); 14] = [
 /// exp's 3 units; weighted means move by at most twice it times 1.74: 1e-4. Sums over 150 positions add 2e-5.
 const BOUND: f64 = 1.2e-4;
 
+/// What integer kernels of i16 add; keys and values are compared as they are stored. A query is rounded to a 65000th
+/// of its norm, which moves a score by `sqrt(head_dim / 12) / 65000` (deviation, as all here): at 128, 5e-5, and weights by
+/// as much of themselves. 32 weights of a tile are rounded to a 32767th of their sum, which moves a mean of values of
+/// deviation 1 by `sqrt(32 / 12) / 32767`: 5e-5. Six deviations of both.
+const WORDS_BOUND: f64 = 4.2e-4;
+
 #[test]
 fn attention_is_near_the_formula() {
     let shapes = [
@@ -212,14 +218,26 @@ fn attention_is_near_the_formula() {
             continue;
         };
         for shape in shapes {
-            for block_positions in [1, 16, 24, 32] {
-                let scene = Scene::new(shape, block_positions, &EDGES);
+            let formats =
+                [KvFormat::F16, KvFormat::I16].map(|format| [1, 16, 24, 32].map(|p| (format, p)));
+            for (format, block_positions) in formats.into_iter().flatten() {
+                let pairs = shape.head_dim.is_multiple_of(2) && block_positions > 1;
+                if format == KvFormat::I16 && !pairs {
+                    continue;
+                }
+                let scene =
+                    Scene::stored(format, SEQUENCE_POSITIONS, shape, block_positions, &EDGES);
                 let ours = scene.attend(&mut kernels, 0..EDGES.len());
                 for (i, (ours, exact)) in ours.iter().zip(scene.naive()).enumerate() {
                     let error = (f64::from(*ours) - exact).abs();
+                    let rounding = if format == KvFormat::I16 {
+                        WORDS_BOUND
+                    } else {
+                        0.0
+                    };
                     assert!(
-                        error <= BOUND,
-                        "{isa} {shape:?} blocks of {block_positions}, element {i}: {ours} for {exact}"
+                        error <= BOUND + rounding,
+                        "{isa} {format} {shape:?} blocks of {block_positions}, element {i}: {ours} for {exact}"
                     );
                 }
             }
@@ -229,9 +247,13 @@ fn attention_is_near_the_formula() {
 
 #[test]
 fn bits_depend_neither_on_the_batch_nor_on_the_threads() {
-    for isa in Isa::ALL {
+    for (isa, format) in Isa::ALL
+        .into_iter()
+        .flat_map(|isa| FORMATS.map(|f| (isa, f)))
+    {
         for window in [None, Some(20)] {
-            let scene = Scene::new(shape(8, 2, 64, window), 16, &EDGES);
+            let shape = shape(8, 2, 64, window);
+            let scene = Scene::stored(format, SEQUENCE_POSITIONS, shape, 16, &EDGES);
             let Some(mut one) = kernels(isa, 1) else {
                 break;
             };
@@ -240,11 +262,15 @@ fn bits_depend_neither_on_the_batch_nor_on_the_threads() {
             assert_eq!(
                 whole,
                 bits(&scene.attend(&mut three, 0..EDGES.len())),
-                "{isa} threads"
+                "{isa} {format} threads"
             );
             for column in 0..EDGES.len() {
                 let alone = bits(&scene.attend(&mut three, column..column + 1));
-                assert_eq!(alone, whole[column * 512..][..512], "{isa} column {column}");
+                assert_eq!(
+                    alone,
+                    whole[column * 512..][..512],
+                    "{isa} {format} column {column}"
+                );
             }
         }
     }
@@ -252,34 +278,46 @@ fn bits_depend_neither_on_the_batch_nor_on_the_threads() {
 
 #[test]
 fn large_scores_do_not_overflow() {
-    for isa in Isa::ALL {
+    for (isa, format) in Isa::ALL
+        .into_iter()
+        .flat_map(|isa| FORMATS.map(|f| (isa, f)))
+    {
         let Some(mut kernels) = kernels(isa, 1) else {
             continue;
         };
-        let mut scene = Scene::new(shape(2, 1, 32, None), 16, &EDGES);
+        let shape = shape(2, 1, 32, None);
+        let mut scene = Scene::stored(format, SEQUENCE_POSITIONS, shape, 16, &EDGES);
         scene.q.iter_mut().for_each(|q| *q *= 1e4);
         let out = scene.attend(&mut kernels, 0..EDGES.len());
         assert!(
             out.iter().all(|x| x.abs() <= 1.74),
-            "{isa}: a mean of values stays among them"
+            "{isa} {format}: a mean of values stays among them"
         );
     }
 }
 
 #[test]
 fn other_sequences_in_the_cache_do_not_matter() {
-    for isa in Isa::ALL {
+    for (isa, format) in Isa::ALL
+        .into_iter()
+        .flat_map(|isa| FORMATS.map(|f| (isa, f)))
+    {
         let Some(mut kernels) = kernels(isa, 1) else {
             continue;
         };
-        let mut scene = Scene::new(shape(4, 2, 32, None), 16, &[(0, 70)]);
+        let shape = shape(4, 2, 32, None);
+        let mut scene = Scene::stored(format, SEQUENCE_POSITIONS, shape, 16, &[(0, 70)]);
         let before = bits(&scene.attend(&mut kernels, 0..1));
         let own: Vec<u32> = scene.tables[..SEQUENCE_POSITIONS.div_ceil(16)].to_vec();
-        let block = 2 * KvFormat::F16.plane_bytes(32, 16);
+        let block = 2 * format.plane_bytes(32, 16);
         for other in scene.tables.iter().filter(|block| !own.contains(block)) {
             scene.k[*other as usize * block..][..block].fill(NAN_BYTE);
         }
-        assert_eq!(bits(&scene.attend(&mut kernels, 0..1)), before);
+        assert_eq!(
+            bits(&scene.attend(&mut kernels, 0..1)),
+            before,
+            "{isa} {format}"
+        );
     }
 }
 
@@ -305,7 +343,7 @@ fn deep() -> Vec<(usize, u32)> {
     edges.into_iter().chain(run).collect()
 }
 
-const FORMATS: [KvFormat; 2] = [KvFormat::F16, KvFormat::Q8_0];
+const FORMATS: [KvFormat; 3] = [KvFormat::F16, KvFormat::Q8_0, KvFormat::I16];
 
 #[test]
 fn spans_and_formats_are_near_the_formula() {
@@ -359,26 +397,118 @@ fn bits_depend_neither_on_chunks_nor_on_who_computes_a_span() {
 
 #[test]
 fn what_a_query_does_not_see_does_not_enter_its_result() {
-    for isa in Isa::ALL {
+    let cases = FORMATS.map(|format| [39, 40].map(|last| (format, last)));
+    let cases = cases.into_iter().flatten();
+    for ((format, last), isa) in cases.flat_map(|case| Isa::ALL.map(|isa| (case, isa))) {
         let Some(mut kernels) = kernels(isa, 1) else {
             continue;
         };
-        // The neighbour at 40 sees position 40, the query at 39 does not, though both read one tile.
-        let mut scene = Scene::new(shape(4, 2, 64, None), 32, &[(0, 39), (0, 40)]);
+        // The neighbour sees one position more, though both read one tile, and in i16 perhaps one pair.
+        let wanted = [(0, last), (0, last + 1)];
+        let shape = shape(4, 2, 64, None);
+        let mut scene = Scene::stored(format, SEQUENCE_POSITIONS, shape, 32, &wanted);
         let before = scene.attend(&mut kernels, 0..1);
         let noise = [f32::NAN; 128];
         let slot = KvSlot {
             block: scene.tables[1],
-            offset: 8,
+            offset: last + 1 - 32,
         };
         let shape = scene.layer().shape;
         let (k, v) = (&mut scene.k, &mut scene.v);
         kernels.store_kv(&noise, &noise, &[slot], KvLayerMut { k, v, shape });
         let after = scene.attend(&mut kernels, 0..2);
-        assert_eq!(bits(&after[..256]), bits(&before), "{isa}");
+        assert_eq!(bits(&after[..256]), bits(&before), "{isa} {format} {last}");
         // And what the neighbour sees, it shows.
-        assert!(after[256..].iter().all(|x| x.is_nan()), "{isa}");
+        assert!(after[256..].iter().all(|x| x.is_nan()), "{isa} {format}");
     }
+}
+
+/// Queries along keys, and values along weights, as large as they may be: no sum of integers wraps.
+#[test]
+fn the_greatest_sums_of_sixteen_bits_are_exact() {
+    // One element, or all alike, which is where the norm and where the greatest element decides.
+    let one = |d: usize| if d == 5 { 40.0_f32 } else { 0.0 };
+    let alike = |_: usize| -3.0_f32;
+    for isa in Isa::ALL {
+        let Some(mut kernels) = kernels(isa, 1) else {
+            continue;
+        };
+        for (dim, x) in [
+            (64, &one as &dyn Fn(usize) -> f32),
+            (64, &alike),
+            (256, &alike),
+        ] {
+            let shape = AttentionShape {
+                scale: 1e-4,
+                ..shape(4, 2, dim, None)
+            };
+            let mut scene = Scene::stored(KvFormat::I16, SEQUENCE_POSITIONS, shape, 32, &[(0, 63)]);
+            let row: Vec<f32> = (0..2 * dim).map(|i| x(i % dim)).collect();
+            scene.q = row.repeat(2);
+            let slots: Vec<KvSlot> = (0..64)
+                .map(|position| KvSlot {
+                    block: scene.tables[position / 32],
+                    offset: (position % 32) as u32,
+                })
+                .collect();
+            let (stored, layer) = (row.repeat(64), scene.layer().shape);
+            let (k, v) = (&mut scene.k, &mut scene.v);
+            let layer = KvLayerMut { k, v, shape: layer };
+            kernels.store_kv(&stored, &stored, &slots, layer);
+            for (ours, expected) in scene.attend(&mut kernels, 0..1).iter().zip(row.repeat(2)) {
+                let error = (ours - expected).abs();
+                // Rounding of 64 weights to a step of a tile's 32767th, and of values.
+                assert!(
+                    error <= expected.abs() * 6e-4,
+                    "{isa} {dim}: {ours} for {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// Half a code, of a scale that is rounded up to eight bits; what is not finite is NaN, what is next to nothing zero.
+#[test]
+fn sixteen_bits_store_within_half_a_code() {
+    let shape = KvShape {
+        format: KvFormat::I16,
+        kv_heads: 1,
+        head_dim: 64,
+        block_positions: 32,
+    };
+    let mut planes = [vec![0; shape.plane_bytes()], vec![0; shape.plane_bytes()]];
+    let mut kernels = kernels(Isa::Portable, 1).unwrap();
+    let slot = KvSlot {
+        block: 0,
+        offset: 7,
+    };
+    let mut stored = |x: &[f32]| {
+        let [k, v] = &mut planes;
+        let layer = KvLayerMut { k, v, shape };
+        kernels.store_kv(x, x, &[slot], layer);
+        let layer = KvLayer { k, v, shape };
+        let keys: Vec<_> = (0..64).map(|d| layer.key(k, 7, d)).collect();
+        let values: Vec<_> = (0..64).map(|d| layer.value(v, 7, d)).collect();
+        (keys, values)
+    };
+    let mut x = noise(9, 64);
+    let (keys, values) = stored(&x);
+    let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let greatest = x.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));
+    for (numbers, size) in [(keys, norm), (values, greatest)] {
+        for (x, (code, scale)) in x.iter().zip(numbers) {
+            assert!(scale * 32767.0 >= size && scale * 32767.0 <= size * 1.008);
+            assert!((x - code * scale).abs() <= 0.501 * scale, "{x}: {code}");
+        }
+    }
+    x[3] = f32::INFINITY;
+    assert!(stored(&x).0.iter().all(|(_, scale)| scale.is_nan()));
+    let (keys, values) = stored(&[1e-20; 64]);
+    assert!(
+        keys.iter()
+            .chain(&values)
+            .all(|number| *number == (0.0, 0.0))
+    );
 }
 
 #[test]

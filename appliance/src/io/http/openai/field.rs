@@ -363,3 +363,38 @@ impl<'de> Deserialize<'de> for StreamOptions {
         json.deserialize_map(Form)
     }
 }
+
+/// What `metadata` says of where a request belongs; other labels are its author's own.
+#[derive(Default)]
+pub(super) struct Labels {
+    pub(super) workload_id: String,
+    pub(super) conversation_id: String,
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Labels;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object of labels")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
+                let mut labels = Labels::default();
+                while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                    match &*name {
+                        "workload_id" => labels.workload_id = map.next_value()?,
+                        "conversation_id" => labels.conversation_id = map.next_value()?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(labels)
+            }
+        }
+        json.deserialize_map(Form)
+    }
+}
