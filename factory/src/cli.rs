@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::export::ExportError;
 use crate::keys::{Keys, KeysError};
 use crate::store::{Store, StoreError};
 
@@ -187,8 +188,12 @@ fn data(command: &Command) -> Result<(), Failure> {
             }
             Command::Export { args, store } => {
                 let done = export::run(args, &open_store(store)?, now).await;
+                let done = done.map_err(|e| match e {
+                    ExportError::Query(_) => Failure::new(USAGE, e.to_string()),
+                    _ => failed(&e),
+                });
                 // What was asked for may be on standard output.
-                eprintln!("{}", done.map_err(|e| failed(&e))?);
+                eprintln!("{}", done?);
                 return Ok(());
             }
             Command::Files { args, store } => {

@@ -16,6 +16,7 @@ use crate::clock::unix_ms;
 use crate::commits::Log;
 use crate::compact::{CompactError, CompactOptions, Compactor};
 use crate::keys::{Keys, Origin};
+use crate::merge::{MergeOptions, merge};
 use crate::retain::retain;
 use crate::server::{Factory, Limits, Server};
 use crate::store::Store;
@@ -90,6 +91,7 @@ async fn compact(store: Store, keys: Arc<[FactoryKey]>, every: Duration) {
             tidied = tokio::time::Instant::now();
             let tidy = async {
                 retain(&log, unix_ms()).await?;
+                merge(&log, MergeOptions::default(), unix_ms()).await?;
                 clean(&log, CleanOptions::default(), unix_ms()).await?;
                 Ok::<_, CompactError>(())
             };
