@@ -248,14 +248,17 @@ impl Upload {
         }
     }
 
-    /// Sends bytes.
+    /// Sends bytes, until the factory wants no more: what it says is on the other half.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), TrialError> {
-        Ok(self.send.write_all(bytes).await?)
+        match self.send.write_all(bytes).await {
+            Err(quinn::WriteError::Stopped(_)) => Ok(()),
+            written => Ok(written?),
+        }
     }
 
     /// Ends it, and waits for the answer.
     pub async fn finish(mut self) -> Result<FactoryMessage, TrialError> {
-        self.send.finish()?;
+        let _ = self.send.finish();
         read(&mut self.receive).await
     }
 
