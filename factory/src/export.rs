@@ -253,14 +253,17 @@ impl<'a> Export<'a> {
                     return Ok(None);
                 };
                 let copy = file.clone();
-                let (samples, without) = blocking(move || samples(&copy, bytes)).await?;
+                let samples = blocking(move || samples(&copy, bytes)).await?;
                 if pass != Pass::Uncorrected {
                     self.manifest.files += 1;
-                    self.manifest.requests += samples.len() as u64 + without;
-                    self.manifest.without_content += without;
+                    self.manifest.requests += samples.len() as u64;
                 }
                 for mut sample in samples {
-                    sample.opinion = opinions.of(&sample);
+                    sample.hear(opinions.of(&sample));
+                    if sample.messages.is_empty() {
+                        self.manifest.without_content += u64::from(pass != Pass::Uncorrected);
+                        continue;
+                    }
                     let corrected = sample.opinion.correction().is_some();
                     let other = if corrected {
                         Pass::Uncorrected

@@ -31,6 +31,9 @@ pub(super) struct BenchArgs {
     /// Segments of each.
     #[arg(long, default_value_t = 8)]
     segments: u64,
+    /// So many of the boxes at once: each comes, says Hello, sends its segments and goes. Default: all stay connected.
+    #[arg(long)]
+    at_once: Option<usize>,
     /// KiB of the smallest segment.
     #[arg(long, default_value_t = 1024)]
     kib_min: u64,
@@ -46,7 +49,66 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     runtime.block_on(run(args, &keys)).map_err(failed)
 }
 
+/// Visits of boxes, a few at a time: what a large fleet is to its factory.
+async fn visits(args: &BenchArgs, keys: &Keys, at_once: usize) -> Result<(), TrialError> {
+    let mut epoch = [0; 16];
+    aws_lc_rs::rand::fill(&mut epoch)?;
+    let mut boxes = JoinSet::new();
+    let (mut bytes, mut busy) = (0, 0_u64);
+    let started = Instant::now();
+    let count = |ended: Result<Result<(u64, u64), TrialError>, _>| match ended {
+        Ok(counts) => counts,
+        Err(error) => Err(TrialError::from(error)),
+    };
+    for number in 0..args.boxes {
+        if boxes.len() >= at_once
+            && let Some(ended) = boxes.join_next().await
+        {
+            let (sent, refused) = count(ended)?;
+            bytes += sent;
+            busy += refused;
+        }
+        let mut appliance = epoch;
+        appliance[..4].copy_from_slice(&number.to_be_bytes());
+        let trial = TrialBox::enrolled(keys, appliance)?;
+        let (factory, segments) = (args.factory, args.segments);
+        let kib = usize::try_from(args.kib_min)?;
+        boxes.spawn(async move {
+            let (_endpoint, connection) =
+                trial.call(factory, trial::hello(epoch, 1, epoch)).await?;
+            let (mut sent, mut refused) = (0, 0);
+            for seq in 1..=segments {
+                let segment = trial.segment(epoch, Class::P1, seq, kib << 10);
+                let offer = trial::offer(epoch, Class::P1, seq, &segment);
+                match trial::send(&connection, offer, &segment).await? {
+                    FactoryMessage::Stored(_) => sent += segment.len() as u64,
+                    FactoryMessage::Refused(_) => refused += 1,
+                    other => return Err(format!("{other:?}").into()),
+                }
+            }
+            connection.close(0_u32.into(), b"");
+            Ok((sent, refused))
+        });
+    }
+    while let Some(ended) = boxes.join_next().await {
+        let (sent, refused) = count(ended)?;
+        bytes += sent;
+        busy += refused;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let text = format!(
+        "{} visits, {:.0} MB, {busy} refused, in {seconds:.1} s: {:.0} visits/s\n",
+        args.boxes,
+        bytes as f64 / 1e6,
+        f64::from(args.boxes) / seconds
+    );
+    super::show(&text).map_err(|failure| failure.message.into())
+}
+
 async fn run(args: &BenchArgs, keys: &Keys) -> Result<(), TrialError> {
+    if let Some(at_once) = args.at_once {
+        return visits(args, keys, at_once.max(1)).await;
+    }
     let mut epoch = [0; 16];
     aws_lc_rs::rand::fill(&mut epoch)?;
     let sent = Arc::new(AtomicU64::new(0));

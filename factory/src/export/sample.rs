@@ -39,6 +39,8 @@ pub(super) struct Sample {
 pub(super) struct Opinion {
     score: Option<(i64, f64)>,
     correction: Option<(i64, String)>,
+    /// What it is about, where the box kept that only when somebody complained.
+    content: Option<(Vec<ContentMessage>, String)>,
 }
 
 impl Opinion {
@@ -52,6 +54,17 @@ impl Opinion {
 }
 
 impl Sample {
+    /// Takes what people think of it, and what it was about where only they brought that.
+    pub(super) fn hear(&mut self, mut opinion: Opinion) {
+        if let Some((messages, output)) = opinion.content.take()
+            && self.messages.is_empty()
+        {
+            self.messages = messages;
+            self.output = output;
+        }
+        self.opinion = opinion;
+    }
+
     /// The answer that one should learn.
     pub(super) fn answer(&self) -> &str {
         self.opinion.correction().unwrap_or(&self.output)
@@ -127,21 +140,16 @@ const COLUMNS: [&str; 13] = [
     "record_seq",
 ];
 
-/// The requests of a file that have content, and how many have none.
-pub(super) fn samples(file: &Output, bytes: Bytes) -> Result<(Vec<Sample>, u64), ParquetError> {
+/// The requests of a file, those without content with no messages.
+pub(super) fn samples(file: &Output, bytes: Bytes) -> Result<Vec<Sample>, ParquetError> {
     let day = file
         .day
         .parse()
         .map_err(|_| ParquetError::General(format!("{}: no day", file.key)))?;
     let mut samples = Vec::new();
-    let mut without = 0;
     for batch in read_columns(bytes, &COLUMNS)? {
         let batch = Batch(batch?);
         for n in 0..batch.0.num_rows() {
-            let Some(messages) = batch.messages(n)? else {
-                without += 1;
-                continue;
-            };
             samples.push(Sample {
                 id: batch.text("id", n)?,
                 time_us: batch.time(n)?,
@@ -155,13 +163,13 @@ pub(super) fn samples(file: &Output, bytes: Bytes) -> Result<(Vec<Sample>, u64),
                 finish: batch.text("gen_ai_response_finish_reason", n)?,
                 flags: batch.texts("flags", n)?,
                 inclusion_probability: batch.double("inclusion_probability", n)?.unwrap_or(0.0),
-                messages,
+                messages: batch.messages(n)?.unwrap_or_default(),
                 output: batch.text("output", n)?,
                 opinion: Opinion::default(),
             });
         }
     }
-    Ok((samples, without))
+    Ok(samples)
 }
 
 /// What people think of answers, by box and response.
@@ -176,6 +184,8 @@ impl Opinions {
             "gen_ai_response_id",
             "gen_ai_evaluation_score_value",
             "correction",
+            "messages",
+            "output",
             "appliance",
         ];
         for batch in read_columns(bytes, &columns)? {
@@ -191,6 +201,9 @@ impl Opinions {
                     && opinion.score.is_none_or(|(at, _)| at <= time)
                 {
                     opinion.score = Some((time, score));
+                }
+                if let Some(messages) = batch.messages(n)? {
+                    opinion.content = Some((messages, batch.text("output", n)?));
                 }
                 let correction = batch.text("correction", n)?;
                 let newer = opinion

@@ -5,7 +5,9 @@ use arrow_schema::SchemaRef;
 use outstation_wire::record::{Body, Feedback};
 
 use super::Row;
-use super::columns::{Column, batch, doubles, first, last, schema as schema_of, some, texts};
+use super::columns::{
+    Column, batch, doubles, first, last, messages, schema as schema_of, some, texts,
+};
 
 pub(super) fn schema() -> SchemaRef {
     schema_of(columns(&[]))
@@ -44,6 +46,14 @@ fn columns(rows: &[Row]) -> Vec<Column> {
         ),
         ("correction", texts(all().map(|r| some(&r.correction)))),
         ("tenant", texts(all().map(|r| Some(&r.tenant)))),
+        (
+            "messages",
+            messages(all().map(|r| r.content.as_ref().map(|c| &c.input[..]))),
+        ),
+        (
+            "output",
+            texts(all().map(|r| Some(&r.content.as_ref()?.output))),
+        ),
     ]);
     columns.extend(last(rows));
     columns

@@ -196,3 +196,27 @@ async fn queries_choose() {
         assert_eq!(manifest.samples, expected as u64, "{query}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn words_that_came_only_with_a_complaint_belong_to_their_request() {
+    let mut random = Random(11);
+    let key = FactoryKey::generate();
+    let mut bare = request(&mut random, "Why E9?", "No idea.", &["negative_feedback"]);
+    let content = inner(&mut bare).content.take();
+    let mut complaint = feedback(&mut random, &bare, "The fan.");
+    match &mut complaint.body {
+        Some(Body::Feedback(feedback)) => feedback.content = content,
+        _ => unreachable!("it is one"),
+    }
+    let (path, bytes) = Spool::new(1, Class::P0, &key).seal(&[bare, complaint]);
+    let store = Store::new(Arc::new(InMemory::new()));
+    store.put_once(&path, bytes.into()).await.unwrap();
+    let log = Log::new(store, "test");
+    let compactor = Compactor::new(log.clone(), Arc::new([key]), CompactOptions::default());
+    compactor.run(NOW_MS).await.unwrap();
+    let pairs = shown(&log, Format::Preference, "").await;
+    assert!(pairs.contains("Why E9?"), "{pairs}");
+    assert!(pairs.contains("The fan.") && pairs.contains("No idea."), "{pairs}");
+    let (_, manifest) = lines(&log, Format::ChatJsonl, "", Duplicates::Dropped).await;
+    assert_eq!((manifest.requests, manifest.without_content), (1, 0));
+}
