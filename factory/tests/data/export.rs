@@ -216,7 +216,10 @@ async fn words_that_came_only_with_a_complaint_belong_to_their_request() {
     compactor.run(NOW_MS).await.unwrap();
     let pairs = shown(&log, Format::Preference, "").await;
     assert!(pairs.contains("Why E9?"), "{pairs}");
-    assert!(pairs.contains("The fan.") && pairs.contains("No idea."), "{pairs}");
+    assert!(
+        pairs.contains("The fan.") && pairs.contains("No idea."),
+        "{pairs}"
+    );
     let (_, manifest) = lines(&log, Format::ChatJsonl, "", Duplicates::Dropped).await;
     assert_eq!((manifest.requests, manifest.without_content), (1, 0));
 }
