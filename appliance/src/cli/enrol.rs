@@ -33,7 +33,8 @@ pub(super) fn enrol(args: &EnrolArgs) -> Result<(), Failure> {
     let flag = if folder == state_folder(&Config::default()) {
         String::new()
     } else {
-        format!(" (with state.folder = \"{}\")", folder.display())
+        let whole = std::path::absolute(&folder).unwrap_or(folder);
+        format!(" (with state.folder = \"{}\")", whole.display())
     };
     super::show(&format!(
         "this box is `{}` ({}) in the fleet of {}\n\

@@ -123,7 +123,7 @@ pub(super) async fn connect(
     config.transport_config(Arc::new(transport()));
     let mut last = DialError::Silent {
         factory: factory.to_owned(),
-        after: patience,
+        after: patience.min(CONNECT_MAX),
     };
     for address in addresses {
         let local: SocketAddr = match address {
