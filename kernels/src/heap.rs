@@ -114,8 +114,8 @@ unsafe fn touch(pointer: *mut u8, from: usize, bytes: usize) {
 /// The smallest page of our machines. Larger ones are written to more than once.
 const PAGE_BYTES: usize = 4096;
 
-// SAFETY: every call goes on to the system's allocator as it came; what `touch` writes to belongs to the caller, who has
-// not put anything there.
+// SAFETY: every call goes on to the system's allocator as it came; what `touch` writes to belongs to the caller, who
+// has not put anything there.
 unsafe impl GlobalAlloc for WatchedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         look();

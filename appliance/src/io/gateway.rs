@@ -4,33 +4,36 @@
 //! through a bounded channel. Each request that is under way holds a reserved place in that channel, so its
 //! cancellation always fits.
 
+mod dispatcher;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outstation_kernels::heap;
-use ringbuf::traits::{Consumer, Observer, Producer};
 use serde::Serialize;
 use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::sync::oneshot;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::board::{Board, BoardReading};
 use super::engine_thread::{EngineHandle, ToEngine};
 use super::exchange::Exchange;
-use super::log::{self, Entry, Log, LogStatus, Told};
+use super::log::{Entry, Log, LogStatus, Told};
 use super::memory::resident_bytes;
 use crate::limits;
 use crate::request::{
-    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits,
-    Submission, Timings, Usage,
+    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits, Timings,
+    Usage,
 };
 use crate::sampler::splitmix;
-use crate::scheduler::{Event, Outcome};
+use crate::scheduler::Outcome;
 use crate::station::Station;
 use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
+
+pub use dispatcher::Dispatcher;
+use dispatcher::{End, News};
 
 /// What the box serves, for lists and checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -780,161 +783,6 @@ impl Drop for Generation {
     fn drop(&mut self) {
         if let Some(cancel) = self.cancel.take() {
             cancel.send(Command::Cancel(self.id));
-        }
-    }
-}
-
-/// Owns the rings: passes commands to the engine and events to their streams.
-pub struct Dispatcher {
-    engine: EngineHandle,
-    commands: mpsc::Receiver<Command>,
-    routes: HashMap<RequestId, mpsc::Sender<News>>,
-    log: Option<Log>,
-    /// What the log remembers of requests: until the engine ends them, whoever still listens.
-    entries: HashMap<RequestId, Box<Entry>>,
-    /// Requests whose readers fell behind, and of which the engine must hear. At most as many as there are routes.
-    lost: Vec<RequestId>,
-    ended: Arc<Notify>,
-}
-
-impl Dispatcher {
-    /// Runs until the last `Gateway` and `Generation` are gone, then stops the engine.
-    pub async fn run(mut self) {
-        let bell = self.engine.bell.clone();
-        loop {
-            tokio::select! {
-                () = bell.notified() => self.pass_events(),
-                // A full ring holds commands back until the engine, which rings the bell, has taken some.
-                command = self.commands.recv(), if !self.engine.requests.is_full() => match command {
-                    Some(command) => self.pass_command(command),
-                    None => break,
-                },
-            }
-        }
-        self.engine.stop();
-    }
-
-    fn pass_command(&mut self, command: Command) {
-        let request = match command {
-            Command::Submit {
-                request,
-                id,
-                events,
-                entry,
-            } => {
-                self.routes.insert(id, events);
-                if let Some(entry) = entry {
-                    self.entries.insert(id, entry);
-                }
-                request
-            }
-            Command::Cancel(id) => ToEngine::Cancel(id),
-            Command::HandOver => ToEngine::HandOver,
-        };
-        let pushed = self.engine.requests.try_push(request);
-        assert!(
-            pushed.is_ok(),
-            "room was checked before the command was taken"
-        );
-        self.engine.wake();
-    }
-
-    fn pass_events(&mut self) {
-        // The engine waits when the ring has less room than a step may need.
-        let engine_waits = self.engine.events.vacant_len() < self.engine.events.occupied_len();
-        while let Some(event) = self.engine.events.try_pop() {
-            let (id, news, submission) = News::of(event);
-            let last = submission.is_some();
-            if let (News::Ended(end), Some(submission)) = (&news, submission) {
-                self.log_end(id, *end, submission);
-            }
-            // The reader of a stream that is full finds its channel closed; the engine is told to stop drawing for it.
-            let lost = match self.routes.get(&id) {
-                Some(route) => route.try_send(news).is_err(),
-                None => false,
-            };
-            if lost && !last {
-                self.lost.push(id);
-            }
-            if lost || last {
-                self.routes.remove(&id);
-            }
-            if last {
-                self.ended.notify_waiters();
-            }
-        }
-        while let Some(&id) = self.lost.last() {
-            if self.engine.requests.try_push(ToEngine::Cancel(id)).is_err() {
-                // The ring is full: the engine rings when it has taken some, and this is tried again.
-                break;
-            }
-            self.lost.pop();
-        }
-        if engine_waits {
-            self.engine.wake();
-        }
-    }
-
-    fn log_end(&mut self, id: RequestId, end: End, submission: Box<Submission>) {
-        if let (Some(log), Some(entry)) = (&self.log, self.entries.remove(&id)) {
-            let ended = log::Ended {
-                outcome: end.outcome,
-                usage: end.usage,
-                timings: end.timings,
-                submission,
-            };
-            log.end(entry, ended);
-        }
-    }
-}
-
-/// What the reader of an answer hears.
-enum News {
-    Accepted(Forecast),
-    Started { queue: Duration },
-    Token(u32),
-    Ended(End),
-}
-
-/// How a request ended.
-#[derive(Clone, Copy)]
-struct End {
-    outcome: Outcome,
-    usage: Usage,
-    timings: Timings,
-}
-
-impl News {
-    /// Whose news an event is; of the last one also the request itself.
-    fn of(event: Event) -> (RequestId, Self, Option<Box<Submission>>) {
-        match event {
-            Event::Accepted {
-                id,
-                first_token_in,
-                queued_before,
-                ..
-            } => {
-                let forecast = Forecast {
-                    first_token_in,
-                    queued_before,
-                };
-                (id, Self::Accepted(forecast), None)
-            }
-            Event::Started { id, queue } => (id, Self::Started { queue }, None),
-            Event::Token { id, token } => (id, Self::Token(token), None),
-            Event::Ended {
-                outcome,
-                usage,
-                timings,
-                submission,
-            } => {
-                let end = End {
-                    outcome,
-                    usage,
-                    timings,
-                };
-                (submission.id, Self::Ended(end), Some(submission))
-            }
         }
     }
 }

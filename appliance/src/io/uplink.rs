@@ -270,7 +270,9 @@ impl<S: Spool> Link<S> {
         let mut hello_at = Instant::now();
         let mut sending = JoinSet::new();
         let outcome = loop {
-            if hello_at <= Instant::now() {
+            // The factory learns of a new spool before its first segment.
+            let is_new = self.greeted_epoch != Some(self.spool.state().epoch);
+            if is_new || hello_at <= Instant::now() {
                 let hello = self.hello();
                 let answer = dial::ask(&mut send, &mut receive, hello, self.options.patience).await;
                 match answer.map_err(SessionError::from).and_then(welcome) {
@@ -308,10 +310,6 @@ impl<S: Spool> Link<S> {
                 Ok(()) = changed.changed() => {
                     changed.borrow_and_update();
                     self.queue.update(&self.spool.sealed());
-                    // The factory learns of a new spool before its first segment.
-                    if self.greeted_epoch != Some(self.spool.state().epoch) {
-                        hello_at = hello_at.min(Instant::now() + HELLO_SOON);
-                    }
                 }
                 () = tokio::time::sleep_until(hello_at) => {}
                 () = tokio::time::sleep(wake.min(self.until_look())) => {}

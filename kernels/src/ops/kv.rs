@@ -51,8 +51,8 @@ impl KvFormat {
         }
     }
 
-    /// The one that an instruction set attends fastest in 16 bits: [`KvFormat::I16`] where there are products of pairs of
-    /// words, and where heads fit it.
+    /// The one that an instruction set attends fastest in 16 bits: [`KvFormat::I16`] where there are products of pairs
+    /// of words, and where heads fit it.
     pub fn of(isa: Isa, head_dim: usize) -> KvFormat {
         match isa {
             Isa::Avx512 if KvFormat::I16.fits(head_dim) => KvFormat::I16,

@@ -555,12 +555,12 @@ fn models_and_health() {
     check(
         &get("/nowhere"),
         &expect![[r#"
-        HTTP/1.1 404 Not Found
-        content-type: application/json
-        x-should-retry: false
-        content-length: 224
-        connection: close
-        {"error":{"code":"not_found","message":"nothing is at /nowhere: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health, GET /ready and GET /status are here","param":null,"type":"invalid_request_error"}}"#]],
+            HTTP/1.1 404 Not Found
+            content-type: application/json
+            x-should-retry: false
+            content-length: 243
+            connection: close
+            {"error":{"code":"not_found","message":"nothing is at /nowhere: POST /v1/chat/completions, POST /v1/completions, POST /v1/feedback, GET /v1/models, GET /health, GET /ready and GET /status are here","param":null,"type":"invalid_request_error"}}"#]],
     );
     check(
         &get("/v1/completions"),

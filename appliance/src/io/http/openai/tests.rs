@@ -72,7 +72,7 @@ fn chats() {
         ],
         &expect![[r#"
             Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ],
-            Stream { include_usage: true }: model: Some( "m", prompt: Chat( [ ChatMessage { role: "system", content: "ab", }, ChatMessage { role: "assistant", content: "", }, ], max_tokens: Some( 5, min_tokens: 2, ignore_eos: true, temperature: 0.0, top_p: 0.5, min_p: 0.1, repetition_penalty: 1.5, presence_penalty: 1.0, frequency_penalty: -1.0, seed: Some( 18446744073709551615, ), logit_bias: [ ( 7, -100.0, ), ], stop: [ "a", "b", ],"#]],
+            Stream { include_usage: true }: model: Some( "m", prompt: Chat( [ ChatMessage { role: "system", content: "ab", }, ChatMessage { role: "assistant", content: "", }, ], max_tokens: Some( 5, min_tokens: 2, ignore_eos: true, temperature: 0.0, top_p: 0.5, min_p: 0.1, repetition_penalty: 1.5, presence_penalty: 1.0, frequency_penalty: -1.0, seed: Some( 18446744073709551615, ), logit_bias: [ ( 7, -100.0, ), ], stop: [ "a", "b", ], stream: true,"#]],
     );
 }
 

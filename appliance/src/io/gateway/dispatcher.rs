@@ -1,0 +1,169 @@
+//! One task that owns the rings to the engine: commands go in, events come out and go where they belong.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringbuf::traits::{Consumer, Observer, Producer};
+use tokio::sync::{Notify, mpsc};
+
+use super::{Command, Forecast};
+use crate::io::engine_thread::{EngineHandle, ToEngine};
+use crate::io::log::{self, Entry, Log};
+use crate::request::{RequestId, Submission, Timings, Usage};
+use crate::scheduler::{Event, Outcome};
+
+/// Owns the rings: passes commands to the engine and events to their streams.
+pub struct Dispatcher {
+    pub(super) engine: EngineHandle,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) routes: HashMap<RequestId, mpsc::Sender<News>>,
+    pub(super) log: Option<Log>,
+    /// What the log remembers of requests: until the engine ends them, whoever still listens.
+    pub(super) entries: HashMap<RequestId, Box<Entry>>,
+    /// Requests whose readers fell behind, and of which the engine must hear. At most as many as there are routes.
+    pub(super) lost: Vec<RequestId>,
+    pub(super) ended: Arc<Notify>,
+}
+
+impl Dispatcher {
+    /// Runs until the last `Gateway` and `Generation` are gone, then stops the engine.
+    pub async fn run(mut self) {
+        let bell = self.engine.bell.clone();
+        loop {
+            tokio::select! {
+                () = bell.notified() => self.pass_events(),
+                // A full ring holds commands back until the engine, which rings the bell, has taken some.
+                command = self.commands.recv(), if !self.engine.requests.is_full() => match command {
+                    Some(command) => self.pass_command(command),
+                    None => break,
+                },
+            }
+        }
+        self.engine.stop();
+    }
+
+    fn pass_command(&mut self, command: Command) {
+        let request = match command {
+            Command::Submit {
+                request,
+                id,
+                events,
+                entry,
+            } => {
+                self.routes.insert(id, events);
+                if let Some(entry) = entry {
+                    self.entries.insert(id, entry);
+                }
+                request
+            }
+            Command::Cancel(id) => ToEngine::Cancel(id),
+            Command::HandOver => ToEngine::HandOver,
+        };
+        let pushed = self.engine.requests.try_push(request);
+        assert!(
+            pushed.is_ok(),
+            "room was checked before the command was taken"
+        );
+        self.engine.wake();
+    }
+
+    fn pass_events(&mut self) {
+        // The engine waits when the ring has less room than a step may need.
+        let engine_waits = self.engine.events.vacant_len() < self.engine.events.occupied_len();
+        while let Some(event) = self.engine.events.try_pop() {
+            let (id, news, submission) = News::of(event);
+            let last = submission.is_some();
+            if let (News::Ended(end), Some(submission)) = (&news, submission) {
+                self.log_end(id, *end, submission);
+            }
+            // The reader of a stream that is full finds its channel closed; the engine is told to stop drawing for it.
+            let lost = match self.routes.get(&id) {
+                Some(route) => route.try_send(news).is_err(),
+                None => false,
+            };
+            if lost && !last {
+                self.lost.push(id);
+            }
+            if lost || last {
+                self.routes.remove(&id);
+            }
+            if last {
+                self.ended.notify_waiters();
+            }
+        }
+        while let Some(&id) = self.lost.last() {
+            if self.engine.requests.try_push(ToEngine::Cancel(id)).is_err() {
+                // The ring is full: the engine rings when it has taken some, and this is tried again.
+                break;
+            }
+            self.lost.pop();
+        }
+        if engine_waits {
+            self.engine.wake();
+        }
+    }
+
+    fn log_end(&mut self, id: RequestId, end: End, submission: Box<Submission>) {
+        if let (Some(log), Some(entry)) = (&self.log, self.entries.remove(&id)) {
+            let ended = log::Ended {
+                outcome: end.outcome,
+                usage: end.usage,
+                timings: end.timings,
+                submission,
+            };
+            log.end(entry, ended);
+        }
+    }
+}
+
+/// What the reader of an answer hears.
+pub(super) enum News {
+    Accepted(Forecast),
+    Started { queue: Duration },
+    Token(u32),
+    Ended(End),
+}
+
+/// How a request ended.
+#[derive(Clone, Copy)]
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) usage: Usage,
+    pub(super) timings: Timings,
+}
+
+impl News {
+    /// Whose news an event is; of the last one also the request itself.
+    fn of(event: Event) -> (RequestId, Self, Option<Box<Submission>>) {
+        match event {
+            Event::Accepted {
+                id,
+                first_token_in,
+                queued_before,
+                ..
+            } => {
+                let forecast = Forecast {
+                    first_token_in,
+                    queued_before,
+                };
+                (id, Self::Accepted(forecast), None)
+            }
+            Event::Started { id, queue } => (id, Self::Started { queue }, None),
+            Event::Token { id, token } => (id, Self::Token(token), None),
+            Event::Ended {
+                outcome,
+                usage,
+                timings,
+                submission,
+            } => {
+                let end = End {
+                    outcome,
+                    usage,
+                    timings,
+                };
+                (submission.id, Self::Ended(end), Some(submission))
+            }
+        }
+    }
+}
