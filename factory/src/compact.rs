@@ -98,6 +98,13 @@ impl From<StoreError> for CompactError {
     }
 }
 
+/// Box and epoch of a key under `seg/v1` or `quarantine/v1`.
+fn epoch_of(key: &Path) -> String {
+    let parts: Vec<_> = key.parts().skip(2).take(2).collect();
+    let parts: Vec<_> = parts.iter().map(AsRef::as_ref).collect();
+    parts.join("/")
+}
+
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CompactSummary {
@@ -141,7 +148,9 @@ impl Compactor {
     /// [`CompactOptions::batch_bytes_max`]; and the [`State`].
     pub async fn run(&self, now_unix_ms: u64) -> Result<CompactSummary, CompactError> {
         let mut state = self.log.read().await?;
-        let listed = self.log.store().list(&Path::from("seg/v1"), None).await?;
+        let mut listed = self.log.store().list(&Path::from("seg/v1"), None).await?;
+        let apart = self.kept_apart().await?;
+        listed.retain(|meta| !apart.contains(&epoch_of(&meta.location)));
         let mut summary = CompactSummary::default();
         // What was tried in this run and is neither taken nor bad: it is gone from the store.
         let mut gone = HashSet::new();
@@ -163,6 +172,14 @@ impl Compactor {
                 None => lost += 1,
             }
         }
+    }
+
+    /// Epochs that two machines wrote: whose records are whose, nobody can say, so they wait for somebody to look.
+    async fn kept_apart(&self) -> Result<HashSet<String>, CompactError> {
+        let listed = self.log.store().list(&Path::from("quarantine/v1"), None);
+        let markers = listed.await?.into_iter().map(|meta| meta.location);
+        let markers = markers.filter(|key| key.filename() == Some("reason.json"));
+        Ok(markers.map(|key| epoch_of(&key)).collect())
     }
 
     fn pick(

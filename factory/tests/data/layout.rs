@@ -377,3 +377,31 @@ async fn more_tenants_than_a_list_has_are_erased_as_well() {
         assert_eq!(state.erased().get(tenant), Some(&true));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn epochs_of_two_writers_wait_for_somebody_to_look() {
+    use outstation_factory::registry::quarantine_marker;
+    use outstation_wire::segment::Header;
+    let mut random = Random(5);
+    let key = FactoryKey::generate();
+    let store = Store::new(Arc::new(InMemory::new()));
+    let mut headers = Vec::new();
+    for number in [1, 2] {
+        let records = [inference(&mut random, 10)];
+        let (path, bytes) = Spool::new(number, Class::P1, &key).seal(&records);
+        headers.push(Header::decode(&bytes).unwrap());
+        store.put_once(&path, bytes.into()).await.unwrap();
+    }
+    let marker = quarantine_marker(&headers[0].appliance, &headers[0].epoch);
+    store
+        .put_once(&marker, b"{}".to_vec().into())
+        .await
+        .unwrap();
+    let log = Log::new(store.clone(), "test");
+    let compactor = Compactor::new(log, Arc::new([key]), CompactOptions::default());
+    assert_eq!(compactor.run(NOW_MS).await.unwrap().segments, 1);
+    // Without the marker they count.
+    store.delete(&marker).await.unwrap();
+    assert_eq!(compactor.run(NOW_MS).await.unwrap().segments, 1);
+    assert_eq!(compactor.run(NOW_MS).await.unwrap().segments, 0);
+}
