@@ -176,8 +176,9 @@ impl Compactor {
 
     /// Epochs that two machines wrote: whose records are whose, nobody can say, so they wait for somebody to look.
     async fn kept_apart(&self) -> Result<HashSet<String>, CompactError> {
-        let listed = self.log.store().list(&Path::from("quarantine/v1"), None);
-        let markers = listed.await?.into_iter().map(|meta| meta.location);
+        let folder = Path::from("quarantine/v1");
+        let listed = self.log.store().list(&folder, None).await?;
+        let markers = listed.into_iter().map(|meta| meta.location);
         let markers = markers.filter(|key| key.filename() == Some("reason.json"));
         Ok(markers.map(|key| epoch_of(&key)).collect())
     }

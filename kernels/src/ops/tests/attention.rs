@@ -196,9 +196,9 @@ const EDGES: [(usize, u32); 14] = [
 const BOUND: f64 = 1.2e-4;
 
 /// What integer kernels of i16 add; keys and values are compared as they are stored. A query is rounded to a 65000th
-/// of its norm, which moves a score by `sqrt(head_dim / 12) / 65000` (deviation, as all here): at 128, 5e-5, and weights
-/// by as much of themselves. 32 weights of a tile are rounded to a 32767th of their sum, which moves a mean of values of
-/// deviation 1 by `sqrt(32 / 12) / 32767`: 5e-5. Six deviations of both.
+/// of its norm, which moves a score by `sqrt(head_dim / 12) / 65000` (deviation, as all here): at 128, 5e-5, and
+/// weights by as much of themselves. 32 weights of a tile are rounded to a 32767th of their sum, which moves a mean of
+/// values of deviation 1 by `sqrt(32 / 12) / 32767`: 5e-5. Six deviations of both.
 const WORDS_BOUND: f64 = 4.2e-4;
 
 #[test]
