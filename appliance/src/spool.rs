@@ -118,6 +118,8 @@ pub struct Spool<D: Disk> {
     state: State,
     /// The state in memory is not the stored one.
     state_dirty: bool,
+    /// A cut is not stored: until it is, what was written behind it may not be written again.
+    cut_unstored: bool,
     ledger: Ledger,
     open: [Option<Open<D>>; 3],
     pending: [Pending; 3],
@@ -396,7 +398,10 @@ impl<D: Disk> Spool<D> {
             .superblock
             .store(&mut self.disk, state::VERSION, &payload[..length]);
         match stored {
-            Ok(()) => self.state_dirty = false,
+            Ok(()) => {
+                self.state_dirty = false;
+                self.cut_unstored = false;
+            }
             Err(error) => self.rest(now, error),
         }
         stored

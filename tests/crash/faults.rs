@@ -293,3 +293,66 @@ fn another_epoch_begins_in_new_segments() {
     assert_eq!(new.epoch, [7; 16]);
     drain(spool, &mut world);
 }
+
+#[test]
+fn a_cut_soon_after_a_failed_sync_doubles_nothing() {
+    let mut points = 0;
+    for seed in seeds(2) {
+        let mut calm = world(seed);
+        let mut spool = open(&mut calm, SimDisk::default(), limits());
+        record_on(&mut spool, &mut calm, 20);
+        let operations = spool.look(|disk| disk.operations);
+        for at in 1..=operations {
+            for after in 1..=12 {
+                let torn = Cut::Tears(at << 8 | after);
+                // A sync that fails may have lost what was written, or not.
+                let error = Fault::Error(DiskError::Failed(5));
+                for (cut, fault) in [(Cut::Keeps, error), (torn, error), (torn, Fault::Lossy)] {
+                    points += 1;
+                    let mut world = world(seed);
+                    let mut disk = SimDisk::cut_at(Some(at + after));
+                    disk.faults.at.insert(at, fault);
+                    let disk = match world.open(disk, limits()) {
+                        Ok(mut spool) => {
+                            record_on(&mut spool, &mut world, 20);
+                            spool.into_disk()
+                        }
+                        Err((disk, _)) => disk,
+                    };
+                    // What was written twice would arrive twice, which the truth does not take.
+                    let spool = open(&mut world, disk.after(cut), limits());
+                    drain(spool, &mut world);
+                }
+            }
+        }
+    }
+    println!("{points} failures with a cut after them");
+}
+
+#[test]
+fn failures_that_follow_each_other_and_a_cut_double_nothing() {
+    let limits = SpoolLimits {
+        retry_after: Duration::from_millis(200),
+        ..limits()
+    };
+    for seed in seeds(3000) {
+        let mut world = world(seed);
+        let at = 10 + world.random.below(100);
+        let mut disk = SimDisk::cut_at(Some(at + 8 + world.random.below(30)));
+        for gap in [0, 2, 3 + world.random.below(4)] {
+            let error = Fault::Error(DiskError::Failed(5));
+            disk.faults.at.insert(at + gap, error);
+        }
+        let Ok(mut spool) = world.open(disk, limits) else {
+            continue;
+        };
+        record_on(&mut spool, &mut world, 40);
+        let cut = match world.random.below(3) {
+            0 => Cut::Keeps,
+            _ => Cut::Tears(seed),
+        };
+        let disk = spool.into_disk().after(cut);
+        let spool = open(&mut world, disk, limits);
+        drain(spool, &mut world);
+    }
+}

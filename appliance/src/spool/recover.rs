@@ -304,6 +304,7 @@ impl<D: Disk> Parts<D> {
             superblock: self.superblock,
             state: self.state,
             state_dirty: false,
+            cut_unstored: false,
             ledger: self.ledger,
             open: [None, None, None],
             pending: std::array::from_fn(|_| Pending::new(limits.pending_bytes)),

@@ -174,6 +174,12 @@ impl<D: Disk> Spool<D> {
             if self.rests(now) {
                 return self.pending[class.index()].keep_from(done);
             }
+            if self.cut_unstored && self.store_state(now).is_err() {
+                continue;
+            }
+            if self.state.is_full_of_cuts() {
+                return self.drop_pending(class, done, GapReason::DiskError);
+            }
             match self.ensure_open(class, now) {
                 Ok(()) => {}
                 Err(NoSegment::Rests) => continue,
@@ -457,9 +463,10 @@ impl<D: Disk> Spool<D> {
     fn abandon(&mut self, class: Class, error: DiskError, now: Now) {
         self.tell(SpoolEvent::Trouble(error));
         let open = self.open[class.index()].take().expect("it failed");
-        let cut = self.state.cut(class, open.seq, open.bytes);
+        self.state.cut(class, open.seq, open.bytes);
+        self.cut_unstored = true;
         self.set_stuck(class, open);
-        if !cut || self.store_state(now).is_err() {
+        if self.store_state(now).is_err() {
             return self.rest(now, error);
         }
         self.complete_stuck(now);

@@ -98,9 +98,18 @@ impl State {
             .expect("a digest has 32 bytes")
     }
 
-    /// Whether there was room to remember it.
-    pub(super) fn cut(&mut self, class: Class, seq: u64, bytes: u64) -> bool {
-        self.cuts.push(Cut { class, seq, bytes }).is_ok()
+    /// Panics when it is full of cuts.
+    pub(super) fn cut(&mut self, class: Class, seq: u64, bytes: u64) {
+        let cut = self.cuts.push(Cut { class, seq, bytes });
+        assert!(
+            cut.is_ok(),
+            "nothing is written while there is no room for a cut"
+        );
+    }
+
+    /// Whether another cut could not be remembered.
+    pub(super) fn is_full_of_cuts(&self) -> bool {
+        self.cuts.is_full()
     }
 
     pub(super) fn uncut(&mut self, class: Class, seq: u64) {
