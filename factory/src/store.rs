@@ -22,6 +22,7 @@ use futures_util::TryStreamExt as _;
 
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+pub use outstation_wire::hex::hex;
 use outstation_wire::segment::Class;
 
 mod open;
@@ -372,14 +373,4 @@ impl SegmentId {
             hex(&self.digest[..16])
         ))
     }
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("a string takes it");
-    }
-    text
 }

@@ -4,6 +4,7 @@
 pub mod code;
 pub mod frame;
 pub mod gguf;
+pub mod hex;
 pub mod record;
 #[cfg(feature = "seal")]
 pub mod seal;

@@ -165,8 +165,7 @@ fn start_uplink(
         let Some(gateway) = gateway.upgrade() else {
             return BoxState::default();
         };
-        let log = gateway.status().log;
-        let writing = log.is_none_or(|log| log.writing);
+        let writing = gateway.log().is_none_or(|log| log.status().writing);
         BoxState {
             model: gateway.served().id,
             model_digest: gateway.model_digest().to_vec(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outstation_wire::frame::{self, ErrorCode, ErrorFrame, Generate};
+use outstation_wire::hex::hex;
 
 use crate::io::gateway::Forecast;
 use crate::request::{
@@ -43,16 +44,6 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
             stream: true,
         },
     })
-}
-
-/// The client's name for the request, as records and feedback have it.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 fn prompt(prompt: frame::Prompt) -> Prompt {

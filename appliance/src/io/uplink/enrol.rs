@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outstation_wire::code::{CodeError, EnrolmentCode};
+use outstation_wire::hex::hex;
 use outstation_wire::uplink::{ALPN_ENROL, BoxMessage, Enrol, Enrolled, FactoryMessage};
 use rcgen::CertificateParams;
 use rustls::client::WebPkiServerVerifier;
@@ -14,7 +15,7 @@ use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureSc
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 
 use super::dial::{self, DialError};
-use super::membership::{self, Factory, Membership, MembershipError, hex};
+use super::membership::{self, Factory, Membership, MembershipError};
 
 /// Why a box did not join.
 #[derive(Debug, thiserror::Error)]
