@@ -1,4 +1,5 @@
-//! How boxes are, as this replica heard it: written to the registry at most once a minute each (U-13).
+//! How boxes are, as this replica heard it: written to the registry at most once a minute each, and less often where
+//! many are connected (U-13).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +11,10 @@ use tokio::time::Instant;
 use crate::registry::{Contact, Registry};
 use crate::store::StoreError;
 
-/// Time between two writes of one box.
+/// Time between two writes of one box, at least.
 const WRITE_EVERY: Duration = Duration::from_mins(1);
+/// Writes a second that a replica makes in the mean, at most: what its store hears does not grow with the fleet.
+const WRITES_PER_S: u32 = 10;
 /// Writes at once.
 const WRITES_AT_ONCE: usize = 16;
 
@@ -84,9 +87,10 @@ impl Contacts {
         let ready: Vec<_> = {
             let mut cells = self.lock();
             cells.retain(|_, cell| Arc::strong_count(cell) > 1 || cell.lock().dirty);
+            let every = write_every(cells.len());
             let is_ready = |cell: &Cell| {
                 let state = cell.lock();
-                let waited = state.written.is_none_or(|at| now - at >= WRITE_EVERY);
+                let waited = state.written.is_none_or(|at| now - at >= every);
                 state.dirty && (waited || due == Due::All)
             };
             let ready = cells.iter().filter(|(_, cell)| is_ready(cell));
@@ -115,6 +119,12 @@ impl Contacts {
     }
 }
 
+/// Time between two writes of one box where so many are known.
+fn write_every(boxes: usize) -> Duration {
+    let boxes = u32::try_from(boxes).unwrap_or(u32::MAX);
+    WRITE_EVERY.max(Duration::from_secs(1) * boxes / WRITES_PER_S)
+}
+
 /// Which contacts to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
@@ -122,4 +132,15 @@ pub enum Due {
     Now,
     /// All: the replica goes down.
     All,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn u13_a_large_fleet_does_not_write_more_often() {
+        let seconds = [1, 600, 601, 10_000].map(|boxes| write_every(boxes).as_secs_f64());
+        assert_eq!(seconds, [60.0, 60.0, 60.1, 1000.0]);
+    }
 }

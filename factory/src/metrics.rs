@@ -166,6 +166,7 @@ impl Metrics {
             RefusedCode::Code => "code",
             RefusedCode::Revoked => "revoked",
             RefusedCode::Busy => "busy",
+            RefusedCode::Missing => "missing",
         };
         self.refusals.get_or_create(&CodeLabel { code }).inc();
     }

@@ -38,7 +38,7 @@ mod uplink;
 /// Ceilings of a replica.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at once, those in handshake included. Default 1024.
+    /// Connections at once, those in handshake included. Default 4096.
     pub connections_max: usize,
     /// What segments may take.
     pub ingest: IngestLimits,
@@ -51,7 +51,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: 1024,
+            connections_max: 4096,
             ingest: IngestLimits::default(),
             hello_interval: Duration::from_mins(1),
             upload_bytes_per_s_max: 0,

@@ -6,6 +6,8 @@ pub mod frame;
 pub mod gguf;
 pub mod hex;
 pub mod record;
+#[cfg(feature = "release")]
+pub mod release;
 #[cfg(feature = "seal")]
 pub mod seal;
 pub mod segment;

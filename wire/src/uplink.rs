@@ -4,6 +4,7 @@
 //! ALPN outstation-uplink/1, both sides with certificates of the factory's authority
 //!   first stream of the box     Hello ─▶            ◀─ Welcome        and so again whenever there is news
 //!   a stream for each segment   Offer ─▶  ◀─ Resume   bytes from there, FIN ─▶   ◀─ Stored      or at once ◀─ Stored
+//!   a stream for each range     Fetch ─▶  ◀─ File     ◀─ bytes, FIN                of what is released
 //! ALPN outstation-enrol/1, the box has no certificate yet
 //!   one stream                  Enrol ─▶            ◀─ Enrolled
 //! ```
@@ -32,7 +33,7 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 #[derive(Clone, PartialEq, Message)]
 pub struct FromBox {
     /// Which.
-    #[prost(oneof = "BoxMessage", tags = "1, 2, 3")]
+    #[prost(oneof = "BoxMessage", tags = "1, 2, 3, 4")]
     pub message: Option<BoxMessage>,
 }
 
@@ -48,13 +49,16 @@ pub enum BoxMessage {
     /// It wants to belong to the fleet.
     #[prost(message, tag = "3")]
     Enrol(Enrol),
+    /// It wants a part of a released file.
+    #[prost(message, tag = "4")]
+    Fetch(Fetch),
 }
 
 /// From the factory.
 #[derive(Clone, PartialEq, Message)]
 pub struct FromFactory {
     /// Which.
-    #[prost(oneof = "FactoryMessage", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "FactoryMessage", tags = "1, 2, 3, 4, 5, 6")]
     pub message: Option<FactoryMessage>,
 }
 
@@ -76,6 +80,9 @@ pub enum FactoryMessage {
     /// No.
     #[prost(message, tag = "5")]
     Refused(Refused),
+    /// The answer to `Fetch`: the bytes follow.
+    #[prost(message, tag = "6")]
+    File(File),
 }
 
 /// Who is there and how it is.
@@ -120,6 +127,37 @@ pub struct Hello {
     /// What is wrong with it, in a sentence; empty if nothing is.
     #[prost(string, tag = "13")]
     pub trouble: String,
+    /// What it follows of what is released; empty if nothing.
+    #[prost(string, tag = "14")]
+    pub ring: String,
+    /// The counter of the rollout that it acts on.
+    #[prost(uint64, tag = "15")]
+    pub rollout: u64,
+    /// The target of the manifest that it acts on.
+    #[prost(string, tag = "16")]
+    pub manifest: String,
+    /// How far it is with it.
+    #[prost(enumeration = "ReleasePhase", tag = "17")]
+    pub phase: i32,
+    /// Why it gave that up, for people.
+    #[prost(string, tag = "18")]
+    pub reason: String,
+}
+
+/// How far a box is with a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum ReleasePhase {
+    /// It acts on none.
+    Idle = 0,
+    /// Bytes come in, or are there and wait for their time.
+    Fetching = 1,
+    /// It is loaded, tested, or serves a share of the requests.
+    Trial = 2,
+    /// It passed, and serves.
+    Committed = 3,
+    /// It was taken back, and will not be tried again.
+    Rejected = 4,
 }
 
 /// The answer to `Hello`.
@@ -215,6 +253,28 @@ pub struct Enrolled {
     pub segment_key: Vec<u8>,
 }
 
+/// A part of a released file.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Fetch {
+    /// Its path: under `metadata/`, `targets/` or `packs/`.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// From here on.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// At most so many bytes.
+    #[prost(uint64, tag = "3")]
+    pub bytes_max: u64,
+}
+
+/// The answer to `Fetch`: the bytes come after it on the stream, up to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct File {
+    /// Length of the whole file.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+}
+
 /// No.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Refused {
@@ -249,6 +309,8 @@ pub enum RefusedCode {
     Revoked = 6,
     /// Too much at once: come back.
     Busy = 7,
+    /// There is no such file.
+    Missing = 8,
 }
 
 /// Why bytes are no message.

@@ -414,6 +414,7 @@ impl<S: Spool> Link<S> {
             records_lost: spool.records_lost,
             requests_served: state.requests_served,
             trouble: state.trouble,
+            ..Hello::default()
         }
     }
 

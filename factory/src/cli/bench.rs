@@ -40,6 +40,9 @@ pub(super) struct BenchArgs {
     /// KiB of the largest.
     #[arg(long, default_value_t = 8192)]
     kib_max: u64,
+    /// Seconds that all boxes stay connected afterwards, to see what an idle connection costs the replica.
+    #[arg(long, default_value_t = 0)]
+    stay_s: u64,
 }
 
 pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
@@ -112,6 +115,7 @@ async fn run(args: &BenchArgs, keys: &Keys) -> Result<(), TrialError> {
     let mut epoch = [0; 16];
     aws_lc_rs::rand::fill(&mut epoch)?;
     let sent = Arc::new(AtomicU64::new(0));
+    let stay = std::time::Duration::from_secs(args.stay_s);
     let mut connected = Vec::new();
     for number in 0..args.boxes {
         let mut appliance = epoch;
@@ -128,7 +132,6 @@ async fn run(args: &BenchArgs, keys: &Keys) -> Result<(), TrialError> {
     for (number, (trial, (endpoint, connection))) in (0_u64..).zip(connected) {
         let (sent, segments, kib_min) = (sent.clone(), args.segments, args.kib_min);
         boxes.spawn(async move {
-            let _endpoint = endpoint;
             for seq in 1..=segments {
                 // Sizes spread evenly, without a pattern between boxes.
                 let kib = kib_min + (number * 37 + seq * 101) * 977 % spread;
@@ -148,11 +151,12 @@ async fn run(args: &BenchArgs, keys: &Keys) -> Result<(), TrialError> {
                 }
                 sent.fetch_add(segment.len() as u64, Ordering::Relaxed);
             }
-            Ok::<_, TrialError>(())
+            Ok::<_, TrialError>((endpoint, connection))
         });
     }
+    let mut idle = Vec::new();
     while let Some(ended) = boxes.join_next().await {
-        ended??;
+        idle.push(ended??);
     }
     let (bytes, seconds) = (
         sent.load(Ordering::Relaxed) as f64,
@@ -163,7 +167,10 @@ async fn run(args: &BenchArgs, keys: &Keys) -> Result<(), TrialError> {
         args.boxes,
         u64::from(args.boxes) * args.segments,
         bytes / 1e6,
-        bytes / 1e6 / seconds
+        bytes / 1e6 / seconds,
     );
-    super::show(&text).map_err(|failure| failure.message.into())
+    super::show(&text).map_err(|failure| failure.message)?;
+    tokio::time::sleep(stay).await;
+    drop(idle);
+    Ok(())
 }

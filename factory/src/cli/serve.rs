@@ -41,6 +41,9 @@ pub(super) struct ServeArgs {
     /// Bytes of all segments on their way, MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..=65_536))]
     memory_mib: u64,
+    /// Boxes that are connected at once.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_max, value_parser = connections)]
+    connections: usize,
     /// Bytes a second that one box may send; 0 is no limit.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     box_bytes_per_s_max: u64,
@@ -64,6 +67,14 @@ fn interval(text: &str) -> Result<Interval, String> {
         return Ok(Interval::Off);
     }
     super::devices::time(text).map(Interval::Every)
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (1..=65_536).contains(number));
+    number.ok_or_else(|| format!("`{text}` is not a number from 1 to 65536"))
 }
 
 /// Compacts again and again. A failure is said and tried again: nothing is lost by waiting.
@@ -134,6 +145,7 @@ async fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
     let store = super::open_store(&args.store)?;
     let mut limits = Limits {
+        connections_max: args.connections,
         upload_bytes_per_s_max: args.box_bytes_per_s_max,
         ..Limits::default()
     };

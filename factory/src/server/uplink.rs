@@ -133,7 +133,7 @@ impl Peer {
                 self.answer(&mut send, Err(refused)).await.map(drop)
             }
             // A message of a later version.
-            Ok(None) => {
+            Ok(Some(BoxMessage::Fetch(_)) | None) => {
                 let refused = never(
                     RefusedCode::Unknown,
                     "this factory does not know the message: update it",
