@@ -72,3 +72,40 @@ pub enum DiskError {
     #[error("the disk fails (system error {0})")]
     Failed(i32),
 }
+
+/// A small file, if it is there: its first bytes up to a maximum.
+pub fn contents<D: Disk>(
+    disk: &mut D,
+    name: &str,
+    bytes_max: usize,
+) -> Result<Option<Vec<u8>>, DiskError> {
+    let file = match disk.open(name) {
+        Err(DiskError::Missing) => return Ok(None),
+        file => file?,
+    };
+    let length = usize::try_from(disk.length(&file)?).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; length.min(bytes_max)];
+    let read = disk.read(&file, 0, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(Some(bytes))
+}
+
+/// Replaces a small file, whole and durably or not at all. One at a time in a folder.
+pub fn replace<D: Disk>(disk: &mut D, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
+    // Nothing new is no write: flash wears.
+    if contents(disk, name, bytes.len() + 1)?.as_deref() == Some(bytes) {
+        return disk.sync_folder();
+    }
+    match disk.remove(TEMPORARY) {
+        Ok(()) | Err(DiskError::Missing) => {}
+        Err(error) => return Err(error),
+    }
+    let file = disk.create(TEMPORARY, bytes.len() as u64)?;
+    disk.write(&file, 0, bytes)?;
+    disk.sync(&file)?;
+    disk.rename(TEMPORARY, name)?;
+    disk.sync_folder()
+}
+
+/// Where a file is written before it takes its name.
+const TEMPORARY: &str = "new";

@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod http;
 pub mod log;
 pub mod memory;
+pub mod ota;
 pub mod quic;
 pub mod spool_link;
 pub mod spool_thread;

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod engine;
+pub mod fetch;
 pub mod flag;
 pub mod generate;
 #[cfg(feature = "io")]
@@ -26,6 +27,7 @@ pub mod redact;
 pub mod request;
 pub mod sampler;
 pub mod scheduler;
+pub mod slot;
 pub mod spool;
 pub mod station;
 pub mod superblock;

@@ -394,9 +394,7 @@ impl<D: Disk> Spool<D> {
     fn store_state(&mut self, now: Now) -> Result<(), DiskError> {
         let mut payload = [0; state::STATE_BYTES_MAX];
         let length = self.state.encode(&self.ledger, &mut payload);
-        let stored = self
-            .superblock
-            .store(&mut self.disk, state::VERSION, &payload[..length]);
+        let stored = self.superblock.store(&mut self.disk, &payload[..length]);
         match stored {
             Ok(()) => {
                 self.state_dirty = false;

@@ -11,22 +11,38 @@
 
 use crate::disk::{Disk, DiskError};
 
-/// Bytes of a payload.
-pub const PAYLOAD_BYTES_MAX: usize = SLOT_BYTES - HEAD_BYTES - DIGEST_BYTES;
+/// Whose state it is, and how large it may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// The two files.
+    pub names: [&'static str; 2],
+    /// So that one state is not taken for another.
+    pub kind: u16,
+    /// Of what is stored.
+    pub version: u16,
+    /// Of each file.
+    pub bytes: usize,
+}
 
-const SLOT_BYTES: usize = 4096;
+impl Layout {
+    /// Bytes of a payload.
+    pub const fn payload_bytes_max(&self) -> usize {
+        self.bytes - HEAD_BYTES - DIGEST_BYTES
+    }
+}
+
 const HEAD_BYTES: usize = 24;
 const DIGEST_BYTES: usize = 32;
 const MAGIC: [u8; 8] = *b"OUTSTATE";
 
-/// Two files with a state. `kind` says whose, so that one is not taken for another.
+/// Two files with a state.
 pub struct Superblock<D: Disk> {
     files: [D::File; 2],
-    kind: u16,
+    layout: Layout,
     generation: u64,
     /// Where the next state goes: over the older copy.
     next: usize,
-    buffer: Box<[u8; SLOT_BYTES]>,
+    buffer: Box<[u8]>,
 }
 
 /// Why there is no state.
@@ -49,35 +65,31 @@ impl<D: Disk> Superblock<D> {
     /// Opens both files, or makes them, and gives the state that was stored last: `version` and bytes.
     ///
     /// None: there never was one, or both copies are damaged; [`is_new`](Found::is_new) tells which.
-    pub fn open(
-        disk: &mut D,
-        names: [&str; 2],
-        kind: u16,
-        version: u16,
-    ) -> Result<(Self, Found), SuperblockError> {
+    pub fn open(disk: &mut D, layout: Layout) -> Result<(Self, Found), SuperblockError> {
         let mut is_new = true;
         let mut copies: [Option<(u64, Vec<u8>)>; 2] = [None, None];
-        let mut buffer = Box::new([0; SLOT_BYTES]);
+        let Layout { names, bytes, .. } = layout;
+        let mut buffer = vec![0; bytes].into_boxed_slice();
         let mut open = |index: usize| -> Result<D::File, SuperblockError> {
             let file = match disk.open(names[index]) {
                 Err(DiskError::Missing) => {
-                    let file = disk.create(names[index], SLOT_BYTES as u64)?;
+                    let file = disk.create(names[index], bytes as u64)?;
                     disk.sync(&file)?;
                     return Ok(file);
                 }
                 file => file?,
             };
             // A cut during its making may have left any part of it.
-            if disk.length(&file)? != SLOT_BYTES as u64 {
+            if disk.length(&file)? != bytes as u64 {
                 disk.remove(names[index])?;
-                let file = disk.create(names[index], SLOT_BYTES as u64)?;
+                let file = disk.create(names[index], bytes as u64)?;
                 disk.sync(&file)?;
                 return Ok(file);
             }
             disk.read(&file, 0, &mut buffer[..])?;
             is_new &= buffer.iter().all(|&byte| byte == 0);
-            if let Some(copy) = decode(&buffer, kind) {
-                if copy.version > version {
+            if let Some(copy) = decode(&buffer, layout.kind) {
+                if copy.version > layout.version {
                     return Err(SuperblockError::Later {
                         version: copy.version,
                     });
@@ -94,7 +106,7 @@ impl<D: Disk> Superblock<D> {
         let newest = usize::from(generations[1] > generations[0]);
         let superblock = Self {
             files,
-            kind,
+            layout,
             generation: generations[newest].unwrap_or(0),
             next: 1 - newest,
             buffer,
@@ -107,17 +119,17 @@ impl<D: Disk> Superblock<D> {
     }
 
     /// Stores a state. After an error the last one stands, on the disk and for the next try.
-    pub fn store(&mut self, disk: &mut D, version: u16, payload: &[u8]) -> Result<(), DiskError> {
+    pub fn store(&mut self, disk: &mut D, payload: &[u8]) -> Result<(), DiskError> {
         assert!(
-            payload.len() <= PAYLOAD_BYTES_MAX,
+            payload.len() <= self.layout.payload_bytes_max(),
             "the payload fits its slot"
         );
         let length = u32::try_from(payload.len()).expect("checked");
         let end = HEAD_BYTES + payload.len();
         let bytes = &mut self.buffer[..];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..10].copy_from_slice(&version.to_le_bytes());
-        bytes[10..12].copy_from_slice(&self.kind.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.layout.version.to_le_bytes());
+        bytes[10..12].copy_from_slice(&self.layout.kind.to_le_bytes());
         bytes[12..16].copy_from_slice(&length.to_le_bytes());
         bytes[16..24].copy_from_slice(&(self.generation + 1).to_le_bytes());
         bytes[HEAD_BYTES..end].copy_from_slice(payload);
@@ -148,13 +160,13 @@ struct Copy<'a> {
     payload: &'a [u8],
 }
 
-fn decode(bytes: &[u8; SLOT_BYTES], kind: u16) -> Option<Copy<'_>> {
+fn decode(bytes: &[u8], kind: u16) -> Option<Copy<'_>> {
     let number = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     if bytes[..8] != MAGIC || number(10) != kind {
         return None;
     }
     let length = u32::from_le_bytes(*bytes[12..].first_chunk()?) as usize;
-    if length > PAYLOAD_BYTES_MAX {
+    if length > bytes.len() - HEAD_BYTES - DIGEST_BYTES {
         return None;
     }
     let end = HEAD_BYTES + length;

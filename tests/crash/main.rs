@@ -15,6 +15,7 @@
 mod disk;
 mod faults;
 mod history;
+mod models;
 mod power;
 mod random;
 mod truth;

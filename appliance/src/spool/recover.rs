@@ -284,7 +284,7 @@ fn prepare<D: Disk>(
         limits.segment_bytes <= outstation_wire::segment::SEGMENT_BYTES_MAX,
         "both ends hold a segment in memory"
     );
-    let (superblock, found) = Superblock::open(disk, state::NAMES, state::KIND, state::VERSION)?;
+    let (superblock, found) = Superblock::open(disk, state::LAYOUT)?;
     // Without a state numbers may have been used before: another epoch makes them new.
     let stored = found.payload.as_deref().and_then(State::decode);
     let (state, ledger) =

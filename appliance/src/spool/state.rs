@@ -10,19 +10,19 @@
 use outstation_wire::segment::Class;
 
 use super::ledger::{GAPS_MAX, Ledger};
+use crate::superblock::Layout;
 
-/// Version of the payload.
-pub(super) const VERSION: u16 = 1;
-
-/// Kind of the superblock.
-pub(super) const KIND: u16 = 1;
-
-/// Names of the superblock's files.
-pub(super) const NAMES: [&str; 2] = ["spool.a", "spool.b"];
+/// The superblock.
+pub(super) const LAYOUT: Layout = Layout {
+    names: ["spool.a", "spool.b"],
+    kind: 1,
+    version: 1,
+    bytes: 4096,
+};
 
 /// Bytes of a payload.
 pub(super) const STATE_BYTES_MAX: usize = 80 + 2 + CUTS_MAX * 17 + 2 + GAPS_MAX * 34;
-const _: () = assert!(STATE_BYTES_MAX <= crate::superblock::PAYLOAD_BYTES_MAX);
+const _: () = assert!(STATE_BYTES_MAX <= LAYOUT.payload_bytes_max());
 
 /// Segments of which only a part counts, at once. More, and the disk is beyond help.
 const CUTS_MAX: usize = 16;

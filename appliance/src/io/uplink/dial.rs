@@ -179,7 +179,7 @@ pub(super) async fn ask(
 }
 
 /// Sends a message.
-pub(super) async fn write(send: &mut SendStream, message: BoxMessage) -> Result<(), DialError> {
+pub(crate) async fn write(send: &mut SendStream, message: BoxMessage) -> Result<(), DialError> {
     let message = FromBox {
         message: Some(message),
     };
@@ -187,7 +187,7 @@ pub(super) async fn write(send: &mut SendStream, message: BoxMessage) -> Result<
 }
 
 /// The next message.
-pub(super) async fn read(
+pub(crate) async fn read(
     receive: &mut RecvStream,
     patience: Duration,
 ) -> Result<FactoryMessage, DialError> {

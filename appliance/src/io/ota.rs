@@ -1,0 +1,6 @@
+//! Models over the air: what is released is verified, fetched, tried and kept or taken back.
+
+pub mod client;
+pub mod metadata;
+pub mod source;
+pub mod web;
