@@ -33,4 +33,5 @@ pub mod station;
 pub mod superblock;
 pub mod template;
 pub mod tokenizer;
+pub mod trial;
 pub mod upload;

@@ -1,6 +1,9 @@
 //! Models over the air: what is released is verified, fetched, tried and kept or taken back.
 
 pub mod client;
+pub mod download;
+pub(crate) mod host;
 pub mod metadata;
+pub mod runner;
 pub mod source;
 pub mod web;
