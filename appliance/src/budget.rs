@@ -7,6 +7,7 @@ use outstation_kernels::{Isa, KvFormat};
 use serde::Serialize;
 
 use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, ServingConfig};
+use crate::energy::Shares;
 use crate::engine::cpu::{CpuEngine, EngineSize};
 use crate::kv::{KvPool, blocks_for};
 use crate::limits::{self, KV_BLOCK_POSITIONS};
@@ -305,14 +306,15 @@ fn fixed_lines(
         line(
             "rings",
             format!(
-                "{} events × {} B to the io thread, {} requests × {} B back",
+                "{} events × {} B to the io thread, {} requests × {} B back, who ran when for the meter",
                 ring_events(serving),
                 size_of::<Event>(),
                 2 * under_way,
                 RING_REQUEST_BYTES
             ),
             ring_events(serving) as u64 * size_of::<Event>() as u64
-                + 2 * under_way * RING_REQUEST_BYTES,
+                + 2 * under_way * RING_REQUEST_BYTES
+                + Shares::ring_bytes(serving.sequences_max),
         ),
         line(
             "tokenizer",

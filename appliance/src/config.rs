@@ -36,6 +36,8 @@ pub struct Config {
     pub state: StateConfig,
     /// How it sends what it saw to its factory.
     pub uplink: UplinkConfig,
+    /// How it measures what it takes.
+    pub energy: EnergyConfig,
 }
 
 /// What is served.
@@ -319,8 +321,75 @@ impl UplinkConfig {
     }
 }
 
+/// How the box measures the energy that it takes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct EnergyConfig {
+    /// `auto`: the rail that feeds a Jetson, RAPL, a power meter of the whole machine, or a battery, whichever is
+    /// there, in this order. `none`. Or the path of a sensor: a folder with `energy_uj`, a file `power1_input`, an `in1_input`
+    /// beside its `curr1_input`, a battery's folder. Default `auto`.
+    pub meter: String,
+    /// Milliseconds between two readings, from 10 to 1000. Default 100.
+    pub interval_ms: u32,
+    /// Where the system shows its sensors; a container may have those of its host elsewhere. Default `/sys`.
+    pub sysfs: PathBuf,
+}
+
+impl Default for EnergyConfig {
+    fn default() -> Self {
+        Self {
+            meter: "auto".to_owned(),
+            interval_ms: 100,
+            sysfs: PathBuf::from("/sys"),
+        }
+    }
+}
+
+/// Which meter is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MeterChoice {
+    /// The best that there is.
+    Auto,
+    /// None.
+    None,
+    /// This sensor.
+    At(PathBuf),
+}
+
+impl EnergyConfig {
+    /// The choice, read.
+    pub fn choice(&self) -> MeterChoice {
+        match self.meter.as_str() {
+            "auto" => MeterChoice::Auto,
+            "none" => MeterChoice::None,
+            path => MeterChoice::At(path.into()),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if let MeterChoice::At(path) = self.choice()
+            && !path.is_absolute()
+        {
+            let meter = &self.meter;
+            return Err(ConfigError::Text {
+                key: "energy.meter",
+                what: format!("`{meter}` is no meter: say auto, none, or the path of a sensor"),
+            });
+        }
+        if !(10..=1000).contains(&self.interval_ms) {
+            return Err(ConfigError::Range {
+                key: "energy.interval_ms",
+                value: self.interval_ms.into(),
+                min: 10,
+                max: 1000,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 36] = [
+pub const KEYS: [&str; 39] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -357,6 +426,9 @@ pub const KEYS: [&str; 36] = [
     "uplink.bytes_per_s_max",
     "uplink.window",
     "uplink.urgent_outside_window",
+    "energy.meter",
+    "energy.interval_ms",
+    "energy.sysfs",
 ];
 
 /// Context that is reserved when nobody asks for another.
@@ -519,7 +591,7 @@ impl Config {
             let (step, sequences) = (serving.step_tokens_max, serving.sequences_max);
             return Err(ConfigError::StepBelowSequences { step, sequences });
         }
-        self.check_log()?;
+        self.check_watchers()?;
         for (key, address) in [
             ("listen.quic", self.listen.quic),
             ("listen.http", self.listen.http),
@@ -533,7 +605,9 @@ impl Config {
 }
 
 impl Config {
-    fn check_log(&self) -> Result<(), ConfigError> {
+    /// Log and meter.
+    fn check_watchers(&self) -> Result<(), ConfigError> {
+        self.energy.check()?;
         let shares = [
             ("log.content_share", self.log.content_share),
             ("log.random_share", self.log.random_share.into()),

@@ -6,6 +6,7 @@
 
 mod board;
 pub mod disk;
+pub mod energy;
 pub mod engine_thread;
 pub mod exchange;
 pub mod gateway;

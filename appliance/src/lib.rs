@@ -14,6 +14,7 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod disk;
+pub mod energy;
 pub mod engine;
 pub mod fetch;
 pub mod flag;

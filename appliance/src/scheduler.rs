@@ -34,6 +34,7 @@ use forecast::Outlook;
 use pace::{Pace, Targets};
 use tenants::Tenants;
 
+use crate::energy::Carried;
 use crate::kv::{BlockTables, KvPool, blocks_for};
 use crate::request::{RequestId, Submission, Timings, Usage};
 use crate::sampler::Generator;
@@ -190,6 +191,8 @@ pub struct Scheduler {
     order: Vec<u32>,
     /// Where each row of logits of the planned step belongs.
     rows: Vec<Row>,
+    /// Whose columns the planned step has.
+    carried: Vec<Carried>,
     kv: KvPool,
     events: VecDeque<Event>,
     tenants: Tenants,
@@ -281,6 +284,7 @@ impl Scheduler {
             drafters: (0..sequences).map(|_| Drafter::default()).collect(),
             order: Vec::with_capacity(sequences),
             rows: Vec::with_capacity(logits_rows_max(limits.sequences_max)),
+            carried: Vec::with_capacity(sequences),
             kv: KvPool::new(
                 limits.kv_blocks,
                 limits.sequences_max,
@@ -306,7 +310,7 @@ impl Scheduler {
         let sequences = u64::from(sequences_max);
         let waiting = u64::from(queue_requests_max) + 2 * sequences;
         let size = |bytes: usize| bytes as u64;
-        sequences * size(Drafter::BYTES + size_of::<Request>() + 16)
+        sequences * size(Drafter::BYTES + size_of::<Request>() + size_of::<Carried>() + 16)
             + waiting * size(size_of::<Request>() + size_of::<Outlook>())
             + (waiting + 16 * sequences) * size(size_of::<Event>())
     }
@@ -349,6 +353,11 @@ impl Scheduler {
     /// Block tables for the engine.
     pub fn tables(&self) -> BlockTables<'_> {
         self.kv.tables()
+    }
+
+    /// Whose columns the last planned step had, each request once.
+    pub fn carried(&self) -> &[Carried] {
+        &self.carried
     }
 
     /// Numbers of the moment.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use outstation_kernels::isa::{self, Isa};
 use outstation_kernels::ops::certainty;
 
+use crate::energy::Carried;
 use crate::engine::{Engine, StepPlan};
 use crate::flag::Drawn;
 use crate::request::{RequestId, Submission, Tenant};
@@ -51,6 +52,8 @@ pub struct Station<E> {
     measures: Measures,
     isa: Isa,
     totals: StepTotals,
+    /// When the last step began and ended.
+    last: (Duration, Duration),
 }
 
 /// Whether it is measured how sure the model is of each token.
@@ -73,6 +76,7 @@ impl<E: Engine> Station<E> {
             measures: Measures::Nothing,
             isa: isa::detect(),
             totals: StepTotals::default(),
+            last: (Duration::ZERO, Duration::ZERO),
         }
     }
 
@@ -153,7 +157,13 @@ impl<E: Engine> Station<E> {
         self.totals.steps += 1;
         self.totals.prompt_tokens += prompt_columns as u64;
         self.totals.busy += took;
+        self.last = (started, now);
         StepOutcome::Worked
+    }
+
+    /// When the last step began and ended, and whose columns it had.
+    pub fn last_step(&self) -> (Duration, Duration, &[Carried]) {
+        (self.last.0, self.last.1, self.scheduler.carried())
     }
 
     /// Draws the token of a row, unless the row follows a wrong guess.

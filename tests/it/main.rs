@@ -10,6 +10,7 @@
 
 mod answers;
 mod bad_input;
+mod energy;
 mod privacy;
 mod sdk;
 mod server;

@@ -11,13 +11,13 @@ use serde_json::json;
 use crate::server::{Server, post};
 
 /// A box that belongs to a factory which does not answer.
-struct Enrolled {
+pub(crate) struct Enrolled {
     folder: tempfile::TempDir,
     key: FactoryKey,
 }
 
 impl Enrolled {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = FactoryKey::generate();
         let uplink = folder.path().join("state/uplink");
@@ -42,7 +42,7 @@ impl Enrolled {
         Self { folder, key }
     }
 
-    fn serve(&self, log: &str) -> Server {
+    pub(crate) fn serve(&self, log: &str) -> Server {
         let config = self.folder.path().join("box.toml");
         let state = self.folder.path().join("state");
         let text = format!("[state]\nfolder = {:?}\n[log]\n{log}\n", state.display());
@@ -51,7 +51,7 @@ impl Enrolled {
     }
 
     /// Every request in the spool, as the factory reads it.
-    fn requests(&self) -> Vec<Inference> {
+    pub(crate) fn requests(&self) -> Vec<Inference> {
         let mut requests = Vec::new();
         for path in files(&self.folder.path().join("state/spool")) {
             if path.extension().is_none_or(|kind| kind != "seg") {
@@ -100,7 +100,7 @@ fn contains(bytes: &[u8], word: &str) -> bool {
 }
 
 /// Asks with words that nothing else has, and gives the answer's text.
-fn ask(server: &Server) -> String {
+pub(crate) fn ask(server: &Server) -> String {
     let question = json!({
         "messages": [{"role": "user", "content": "the purple heron of KEL-042 writes to jo@example.org"}],
         "max_tokens": 12, "ignore_eos": true, "metadata": {"workload_id": "birds"},

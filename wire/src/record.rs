@@ -119,7 +119,7 @@ pub struct Inference {
     /// `gen_ai.response.time_to_first_chunk`: from arrival to the first piece of text. 0: there was none.
     #[prost(uint64, tag = "19")]
     pub first_chunk_us: u64,
-    /// Energy of the machine over the request's share of steps, where it has a meter.
+    /// Energy of the machine over the request's share of steps, where it has a meter: `docs/energy.md`.
     #[prost(uint64, optional, tag = "20")]
     pub energy_mj: Option<u64>,
     /// `gen_ai.response.finish_reasons`: `stop`, `length`, `cancelled`, `error`, `refused`.

@@ -16,8 +16,9 @@ use super::logging::Logging;
 use super::settings;
 use crate::budget::{self, Budget};
 use crate::config::Config;
-use crate::io::engine_thread::{self, RingSizes};
-use crate::io::gateway::{self, Gateway, ServedModel, TextModel};
+use crate::io::energy::{Energy, Sensor};
+use crate::io::engine_thread::{self, RingSizes, WantsWork};
+use crate::io::gateway::{self, Gateway, ServedModel, TextModel, Watchers};
 use crate::io::tls::{self, Identity};
 use crate::io::{http, memory, quic};
 use crate::limits;
@@ -55,10 +56,23 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     let name = loaded.name.clone();
     let logging = Logging::start(&config, started)?;
     let log = logging.as_ref().map(|logging| logging.log.clone());
-    let logs = log.is_some();
-    let (text, engine) = start_engine(&config, loaded, &budget, under_way, logs)?;
+    let sensor = Sensor::find(&config.energy);
+    let wants = Wants {
+        certainty: log.is_some(),
+        work: match sensor {
+            Some(_) => WantsWork::Of(serving.sequences_max),
+            None => WantsWork::Nobody,
+        },
+    };
+    let (text, mut engine) = start_engine(&config, loaded, &budget, under_way, wants)?;
+    let energy = sensor.zip(engine.work.take());
+    let energy = energy.map(|(sensor, work)| Energy::start(sensor, work));
+    let energy = energy
+        .transpose()
+        .map_err(|e| Failure::io("cannot start the meter thread", e))?;
     let seed = RandomState::new().build_hasher().finish();
-    let (gateway, dispatcher) = Gateway::start(text, engine, under_way, seed, log);
+    let watchers = Watchers { log, energy };
+    let (gateway, dispatcher) = Gateway::start(text, engine, under_way, seed, watchers);
     let dispatching = tokio::spawn(dispatcher.run());
 
     let identity = Identity::loopback().map_err(|e| Failure::new(exit::IO, e.to_string()))?;
@@ -140,14 +154,27 @@ async fn bind(config: &Config) -> Result<(UdpSocket, TcpListener), Failure> {
     Ok((udp, tcp))
 }
 
+/// What is wanted of the engine besides tokens.
+#[derive(Clone, Copy)]
+struct Wants {
+    /// How sure the model is, for a log.
+    certainty: bool,
+    /// Who ran when, for a meter.
+    work: WantsWork,
+}
+
 fn start_engine(
     config: &Config,
     loaded: Loaded,
     budget: &Budget,
     under_way: usize,
-    logs: bool,
+    wants: Wants,
 ) -> Result<(TextModel, engine_thread::EngineHandle), Failure> {
-    let digest = if logs { loaded.digest() } else { [0; 32] };
+    let digest = if wants.certainty {
+        loaded.digest()
+    } else {
+        [0; 32]
+    };
     let Loaded {
         name,
         bytes,
@@ -176,7 +203,7 @@ fn start_engine(
         targets: serving.targets(),
     };
     let mut station = Station::new(scheduler, engine);
-    if logs {
+    if wants.certainty {
         station.measure(Measures::Certainty);
     }
     for path in &serving.system_prompt_files {
@@ -201,6 +228,7 @@ fn start_engine(
     let sizes = RingSizes {
         requests: gateway::commands_max(under_way),
         events: budget::ring_events(serving),
+        work: wants.work,
     };
     let (handle, _) = engine_thread::start(station, sizes)
         .map_err(|e| Failure::io("cannot start the engine thread", e))?;

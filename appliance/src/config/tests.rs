@@ -39,6 +39,22 @@ fn ranges_and_contradictions_are_named() {
 }
 
 #[test]
+fn a_meter_is_auto_none_or_a_path() {
+    check(
+        |c| c.energy.meter = "rapl".to_owned(),
+        expect!["`energy.meter`: `rapl` is no meter: say auto, none, or the path of a sensor"],
+    );
+    check(
+        |c| c.energy.meter = "/sys/class/powercap/intel-rapl:0".to_owned(),
+        expect!["fine"],
+    );
+    check(
+        |c| c.energy.interval_ms = 5,
+        expect!["`energy.interval_ms` is 5: it must be from 10 to 1000"],
+    );
+}
+
+#[test]
 fn nobody_is_served_in_public_without_credentials() {
     check(
         |c| c.listen.http = "0.0.0.0:80".parse().unwrap(),

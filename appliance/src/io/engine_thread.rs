@@ -15,6 +15,7 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 use tokio::sync::Notify;
 
 use super::board::Board;
+use super::energy::work::{self, WorkIn, WorkOut};
 use super::exchange::Exchange;
 use crate::engine::Engine;
 use crate::request::{RequestId, Submission};
@@ -47,6 +48,8 @@ pub struct EngineHandle {
     pub bell: Arc<Notify>,
     /// Numbers for status.
     pub board: Arc<Board>,
+    /// Who ran when, where that was asked for.
+    pub work: Option<WorkIn>,
     thread: Thread,
     stop: Arc<AtomicBool>,
     join: JoinHandle<()>,
@@ -74,6 +77,17 @@ pub struct RingSizes {
     pub requests: usize,
     /// Events between two looks of the io thread. When it is full the engine waits: no event is lost.
     pub events: usize,
+    /// Whether somebody wants to know who ran when.
+    pub work: WantsWork,
+}
+
+/// Whether somebody wants to know who ran when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantsWork {
+    /// Of so many sequences at most.
+    Of(u32),
+    /// Nobody.
+    Nobody,
 }
 
 /// Starts the thread. It first decodes one token, then says `ready` on its board.
@@ -90,13 +104,22 @@ pub fn start<E: Engine + Send + 'static>(
     let bell = Arc::new(Notify::new());
     let board = Arc::new(Board::default());
     let stop = Arc::new(AtomicBool::new(false));
+    let started = Instant::now();
+    let (work_out, work) = match sizes.work {
+        WantsWork::Of(sequences_max) => {
+            let (out, work) = work::ring(sequences_max, started);
+            (Some(out), Some(work))
+        }
+        WantsWork::Nobody => (None, None),
+    };
     let mut engine = EngineLoop {
         requests: requests_in,
         events: events_out,
         bell: bell.clone(),
         board: board.clone(),
         stop: stop.clone(),
-        started: Instant::now(),
+        work: work_out,
+        started,
         hands_over: false,
     };
     let exchange = Exchange::new();
@@ -119,6 +142,7 @@ pub fn start<E: Engine + Send + 'static>(
         events,
         bell,
         board,
+        work,
         thread,
         stop,
         join,
@@ -138,6 +162,7 @@ struct EngineLoop {
     bell: Arc<Notify>,
     board: Arc<Board>,
     stop: Arc<AtomicBool>,
+    work: Option<WorkOut>,
     started: Instant,
     /// It was asked to give its station out.
     hands_over: bool,
@@ -167,6 +192,9 @@ impl EngineLoop {
             }
             self.board.publish(station.occupancy(), station.totals());
             let idle = outcome == StepOutcome::Idle;
+            if idle && let Some(work) = &mut self.work {
+                work.handle_idle(self.started.elapsed());
+            }
             if idle && self.hands_over && station.is_idle() {
                 self.hands_over = false;
                 return Pause::HandOver;
@@ -208,6 +236,12 @@ impl EngineLoop {
         }
         let started = self.started;
         let outcome = station.step(&mut || started.elapsed());
+        if outcome == StepOutcome::Worked
+            && let Some(work) = &mut self.work
+        {
+            let (from, to, carried) = station.last_step();
+            work.handle_step(from, to, carried);
+        }
         self.pass_events(station);
         outcome
     }
@@ -221,6 +255,10 @@ impl EngineLoop {
         let mut any = false;
         while let Some(event) = station.poll_event() {
             any = true;
+            if let (Some(work), Event::Ended { .. }) = (&mut self.work, &event) {
+                // Whoever hears of the end finds all of its work told.
+                work.tell();
+            }
             assert!(
                 self.events.try_push(event).is_ok(),
                 "room was checked before the call"

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::board::{Board, BoardReading};
+use super::energy::{Energy, EnergyStatus};
 use super::engine_thread::{EngineHandle, ToEngine};
 use super::exchange::Exchange;
 use super::log::{Entry, Log, LogStatus, Told};
@@ -32,7 +33,7 @@ use crate::station::Station;
 use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
 
-pub use dispatcher::Dispatcher;
+pub use dispatcher::{Dispatcher, Watchers};
 use dispatcher::{End, News};
 
 /// What the box serves, for lists and checks.
@@ -63,7 +64,7 @@ pub struct TextModel {
 }
 
 /// What the box is doing, for people and scripts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     /// What the engine thread says.
     #[serde(flatten)]
@@ -76,6 +77,8 @@ pub struct Status {
     pub memory_resident_bytes: Option<u64>,
     /// The log, where there is one.
     pub log: Option<LogStatus>,
+    /// What the machine took, where there is a meter.
+    pub energy: Option<EnergyStatus>,
 }
 
 /// A cheap handle that all protocols share.
@@ -105,7 +108,7 @@ struct Shared {
     places: Arc<Semaphore>,
     next_id: AtomicU64,
     seed: u64,
-    log: Option<Log>,
+    watchers: Watchers,
     draining: AtomicBool,
     /// Rung when a request ends, for who waits for the drain.
     ended: Arc<Notify>,
@@ -137,7 +140,7 @@ impl Gateway {
         engine: EngineHandle,
         requests_under_way: usize,
         seed: u64,
-        log: Option<Log>,
+        watchers: Watchers,
     ) -> (Self, Dispatcher) {
         let (commands, receiver) = mpsc::channel(commands_max(requests_under_way));
         let board = engine.board.clone();
@@ -150,7 +153,7 @@ impl Gateway {
             places: Arc::new(Semaphore::new(requests_under_way)),
             next_id: AtomicU64::new(1),
             seed,
-            log: log.clone(),
+            watchers: watchers.clone(),
             draining: AtomicBool::new(false),
             ended: ended.clone(),
             places_max: requests_under_way,
@@ -159,7 +162,7 @@ impl Gateway {
             engine,
             commands: receiver,
             routes: HashMap::new(),
-            log,
+            watchers,
             entries: HashMap::new(),
             lost: Vec::new(),
             ended,
@@ -231,7 +234,8 @@ impl Gateway {
             guarded_heap_uses: heap::uses(),
             memory_planned_bytes: self.text().planned_bytes,
             memory_resident_bytes: resident_bytes(),
-            log: self.shared.log.as_ref().map(Log::status),
+            log: self.log().map(Log::status),
+            energy: self.shared.watchers.energy.as_ref().map(Energy::status),
         }
     }
 
@@ -252,7 +256,7 @@ impl Gateway {
 
     /// The log, where there is one.
     pub fn log(&self) -> Option<&Log> {
-        self.shared.log.as_ref()
+        self.shared.watchers.log.as_ref()
     }
 
     /// Refuses new requests from here on.
@@ -277,7 +281,7 @@ impl Gateway {
         let request = Arc::new(request);
         let submitted = self.submit_unlogged(&request).await;
         // What the engine refused is logged by who hears of its end.
-        if let (Err(Refused::Here(refusal)), Some(log)) = (&submitted, &self.shared.log) {
+        if let (Err(Refused::Here(refusal)), Some(log)) = (&submitted, self.log()) {
             log.refuse(&request, &self.text(), refusal);
         }
         submitted.map_err(Refused::into_refusal)
@@ -316,7 +320,7 @@ impl Gateway {
                 "the engine has stopped",
             ))
         };
-        let (entry, told, durable) = match &shared.log {
+        let (entry, told, durable) = match self.log() {
             Some(log) => {
                 let (entry, told, durable) = log.begin(request, &text, arrived);
                 (Some(entry), Some(told), durable)

@@ -23,6 +23,7 @@ use prost::Message as _;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::energy::{Haste, Owed};
 use super::gateway::TextModel;
 use super::spool_thread::Records;
 use crate::config::{Durability, LogConfig};
@@ -249,13 +250,30 @@ impl Log {
         (Box::new(entry), told, receiver)
     }
 
-    /// A request ended. Its record is made on a thread of its own, since text takes its time.
-    pub fn end(&self, entry: Box<Entry>, ended: Ended) {
+    /// A request ended. Its record is made when it is known what it took.
+    pub fn end(&self, entry: Box<Entry>, ended: Ended, owed: Option<Owed>) {
         let log = self.clone();
-        let runtime = tokio::runtime::Handle::current();
         log.inner.making.fetch_add(1, Ordering::AcqRel);
+        let Some(owed) = owed else {
+            log.make(entry, ended, None);
+            return;
+        };
+        let haste = match self.inner.policy.durability {
+            Durability::Async => Haste::NextReading,
+            Durability::Sync => Haste::Now,
+        };
+        tokio::spawn(async move {
+            let energy_mj = owed.settle(haste).await;
+            log.make(entry, ended, energy_mj);
+        });
+    }
+
+    /// Makes a record on a thread of its own, since text takes its time.
+    fn make(self, entry: Box<Entry>, ended: Ended, energy_mj: Option<u64>) {
+        let log = self;
+        let runtime = tokio::runtime::Handle::current();
         runtime.clone().spawn_blocking(move || {
-            let (record, worth) = log.inner.ended(&entry, &ended);
+            let (record, worth) = log.inner.ended(&entry, &ended, energy_mj);
             let ticket = log.write(&record, worth);
             log.inner.making.fetch_sub(1, Ordering::AcqRel);
             let Some(durable) = entry.durable else {
@@ -416,7 +434,7 @@ impl Inner {
     }
 
     /// The record of a request that the engine ended.
-    fn ended(&self, entry: &Entry, ended: &Ended) -> (Record, Worth) {
+    fn ended(&self, entry: &Entry, ended: &Ended, energy_mj: Option<u64>) -> (Record, Worth) {
         let Ended {
             outcome,
             usage,
@@ -440,6 +458,7 @@ impl Inner {
             prefill_us: micros(timings.prefill),
             decode_us: micros(timings.decode),
             first_chunk_us: entry.told.first_piece_us.load(Ordering::Relaxed),
+            energy_mj,
             finish_reason: finish_reason.to_owned(),
             error_type: error_type.to_owned(),
             ..describe(request, &entry.text)

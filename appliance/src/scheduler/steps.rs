@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Event, Outcome, Request, Row, SPECULATIVE_COLUMNS_MAX, Sampled, Scheduler};
+use crate::energy::Carried;
 use crate::engine::{PlanColumn, StepPlan};
 use crate::flag::Drawn;
 use crate::sampler::Generator;
@@ -13,6 +14,7 @@ impl Scheduler {
     pub fn plan(&mut self, now: Duration, plan: &mut StepPlan) -> usize {
         plan.clear();
         self.rows.clear();
+        self.carried.clear();
         self.tell_read();
         self.drop_overdue(now);
         self.admit();
@@ -194,6 +196,10 @@ impl Scheduler {
         let columns = 1 + request.guesses.len();
         self.tenants
             .handle_columns(now, request.submission.tenant, columns);
+        self.carried.push(Carried {
+            id: request.submission.id,
+            columns: u32::try_from(columns).expect("few"),
+        });
         request.fed += 1;
     }
 
@@ -269,6 +275,10 @@ impl Scheduler {
             }
         }
         request.fed = end;
+        self.carried.push(Carried {
+            id: request.submission.id,
+            columns: end - first,
+        });
         let columns = (end - first) as usize;
         self.tenants
             .handle_columns(now, request.submission.tenant, columns);

@@ -8,17 +8,27 @@ use ringbuf::traits::{Consumer, Observer, Producer};
 use tokio::sync::{Notify, mpsc};
 
 use super::{Command, Forecast};
+use crate::io::energy::{Energy, Haste};
 use crate::io::engine_thread::{EngineHandle, ToEngine};
 use crate::io::log::{self, Entry, Log};
 use crate::request::{RequestId, Submission, Timings, Usage};
 use crate::scheduler::{Event, Outcome};
+
+/// Who hears of requests besides their clients.
+#[derive(Clone, Default)]
+pub struct Watchers {
+    /// Writes them down.
+    pub log: Option<Log>,
+    /// Measures them.
+    pub energy: Option<Energy>,
+}
 
 /// Owns the rings: passes commands to the engine and events to their streams.
 pub struct Dispatcher {
     pub(super) engine: EngineHandle,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) routes: HashMap<RequestId, mpsc::Sender<News>>,
-    pub(super) log: Option<Log>,
+    pub(super) watchers: Watchers,
     /// What the log remembers of requests: until the engine ends them, whoever still listens.
     pub(super) entries: HashMap<RequestId, Box<Entry>>,
     /// Requests whose readers fell behind, and of which the engine must hear. At most as many as there are routes.
@@ -105,14 +115,19 @@ impl Dispatcher {
     }
 
     fn log_end(&mut self, id: RequestId, end: End, submission: Box<Submission>) {
-        if let (Some(log), Some(entry)) = (&self.log, self.entries.remove(&id)) {
+        let energy = self.watchers.energy.as_ref();
+        let owed = energy.map(|energy| energy.owed(id, end.usage.completion_tokens));
+        if let (Some(log), Some(entry)) = (&self.watchers.log, self.entries.remove(&id)) {
             let ended = log::Ended {
                 outcome: end.outcome,
                 usage: end.usage,
                 timings: end.timings,
                 submission,
             };
-            log.end(entry, ended);
+            log.end(entry, ended, owed);
+        } else if let Some(owed) = owed {
+            // Nobody writes it down, but it counts in the sums.
+            tokio::spawn(owed.settle(Haste::NextReading));
         }
     }
 }

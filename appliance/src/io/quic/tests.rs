@@ -16,9 +16,9 @@ use quinn::{Connection, ConnectionError, ReadToEndError};
 
 use super::*;
 use crate::engine::{Engine, StepPlan};
-use crate::io::engine_thread::{self, RingSizes};
+use crate::io::engine_thread::{self, RingSizes, WantsWork};
 use crate::io::exchange::Exchange;
-use crate::io::gateway::{ServedModel, TextModel};
+use crate::io::gateway::{ServedModel, TextModel, Watchers};
 use crate::kv::BlockTables;
 use crate::request::RequestLimits;
 use crate::scheduler::SchedulerLimits;
@@ -138,10 +138,12 @@ impl Rig {
         let sizes = RingSizes {
             requests: 64,
             events: 4096,
+            work: WantsWork::Nobody,
         };
         let (handle, exchange) =
             engine_thread::start(letters(b'a', gate), sizes).expect("a thread can be started");
-        let (gateway, dispatcher) = Gateway::start(text("letters"), handle, 16, 1, None);
+        let (gateway, dispatcher) =
+            Gateway::start(text("letters"), handle, 16, 1, Watchers::default());
         tokio::spawn(dispatcher.run());
         let identity = Identity::loopback().expect("a certificate can be made");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
