@@ -82,6 +82,7 @@ fn draw(c: &mut Criterion) {
                         history: &history,
                         prompt_tokens: 1000,
                         forbidden: &[],
+                        allowed: None,
                     };
                     space.draw(logits, &drawing, &mut rng)
                 },

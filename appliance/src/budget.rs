@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, ServingConfig};
 use crate::energy::Shares;
 use crate::engine::cpu::{CpuEngine, EngineSize};
+use crate::grammar::Grammars;
 use crate::kv::{KvPool, blocks_for};
 use crate::limits::{self, KV_BLOCK_POSITIONS};
 use crate::model::Model;
@@ -320,6 +321,21 @@ fn fixed_lines(
             "tokenizer",
             "4 × token texts + 160 B for each token".into(),
             4 * files.vocabulary_text_bytes + 160 * u64::from(model.dims.vocabulary),
+        ),
+        line(
+            "structured outputs",
+            format!(
+                "{} tokens × 320 B, {} requests × {}, {} being compiled × {}",
+                model.dims.vocabulary,
+                limits::grammars_max(serving.sequences_max),
+                ByteSize(limits::GRAMMAR_BYTES_MAX),
+                limits::GRAMMARS_COMPILING_MAX,
+                ByteSize(limits::GRAMMAR_COMPILE_BYTES_MAX)
+            ),
+            Grammars::bytes(
+                model.dims.vocabulary,
+                limits::grammars_max(serving.sequences_max),
+            ),
         ),
         line(
             "connections",

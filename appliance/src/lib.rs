@@ -19,6 +19,7 @@ pub mod engine;
 pub mod fetch;
 pub mod flag;
 pub mod generate;
+pub mod grammar;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod kv;

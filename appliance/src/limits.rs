@@ -59,6 +59,44 @@ pub const UPLINK_SEGMENTS_MAX: u32 = 6;
 /// Threads of the kernel team.
 pub const THREADS_MAX: u32 = 64;
 
+/// Bytes of a JSON schema. Compiling one takes stack in proportion: 16 MiB were measured for the deepest of this size.
+pub const SCHEMA_BYTES_MAX: usize = 32 << 10;
+
+/// Least common multiple of all `multipleOf` of a schema: the library walks the remainders, in time and memory.
+pub const SCHEMA_MULTIPLE_MAX: u64 = 1000;
+
+/// Symbols in the rules of a grammar, 40 bytes each. A schema of the most bytes has fewer, unless it multiplies out.
+pub const GRAMMAR_SYMBOLS_MAX: usize = 50_000;
+
+/// Steps in which the words of a grammar may be prepared, of 20 ns.
+pub const GRAMMAR_COMPILE_STEPS_MAX: u64 = 500_000;
+
+/// States of the reader of a grammar's words, some 800 bytes each: they come up while an answer is drawn.
+pub const GRAMMAR_STATES_MAX: usize = 8192;
+
+/// Ways in which what was said so far may be read, at one byte of it: an object of 500 optional properties has 2000.
+pub const GRAMMAR_READINGS_MAX: usize = 2000;
+
+/// The same for one mask, over all tokens that may come: about a millisecond of the engine thread.
+pub const GRAMMAR_MASK_READINGS_MAX: usize = 20_000;
+
+/// Steps by which new states may be made for one mask: the other 4 to 8 milliseconds, at most.
+pub const GRAMMAR_MASK_STEPS_MAX: u64 = 50_000;
+
+/// Bytes that the grammar of one request takes: the states, the rules, and what is read.
+pub const GRAMMAR_BYTES_MAX: u64 = 8 << 20;
+
+/// Requests under way with a grammar: those that run, and as many that wait.
+pub const fn grammars_max(sequences_max: u32) -> u32 {
+    2 * sequences_max
+}
+
+/// Schemas that are compiled at once.
+pub const GRAMMARS_COMPILING_MAX: u32 = 2;
+
+/// Bytes that compiling one takes: the stack for the deepest schema, and a tree for the broadest.
+pub const GRAMMAR_COMPILE_BYTES_MAX: u64 = 32 << 20;
+
 const _: () = assert!(CONTEXT_POSITIONS_MAX.is_multiple_of(KV_BLOCK_POSITIONS));
 const _: () = assert!(
     SEQUENCES_MAX <= STEP_COLUMNS_MAX,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::flag::TokenSignals;
+use crate::grammar::Grammar;
 use crate::limits;
 
 /// What one user asked for, in protocol-neutral form.
@@ -22,6 +23,8 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// The form that the answer has.
+    pub format: Format,
     /// How long it can wait.
     pub class: Class,
     /// Time from arrival after which the answer is worthless.
@@ -30,6 +33,41 @@ pub struct GenerateRequest {
     pub tenant: Tenant,
     /// Where it came from and what it is for: for the log, no answer depends on it.
     pub origin: Origin,
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Whatever the model says.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
+    /// JSON of this schema.
+    Schema(Box<str>),
+}
+
+impl Format {
+    /// Checks what needs no compiler.
+    fn check(&self, request: &GenerateRequest) -> Result<(), Refusal> {
+        let bad = |message: String| Err(Refusal::bad_request("response_format", message));
+        if let Self::Schema(schema) = self
+            && schema.len() > limits::SCHEMA_BYTES_MAX
+        {
+            return bad(format!(
+                "the schema has {} bytes, at most {} are allowed",
+                schema.len(),
+                limits::SCHEMA_BYTES_MAX
+            ));
+        }
+        if *self != Self::Text && (request.ignore_eos || request.min_tokens > 0) {
+            return bad(
+                "ignore_eos and min_tokens do not go with a form: the form says where the answer ends"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Where a request came from and what it is for, as its author says it.
@@ -221,6 +259,8 @@ pub struct Submission {
     pub tenant: Tenant,
     /// What its tokens said of how sure the model was, where that is measured.
     pub signals: Box<TokenSignals>,
+    /// What may come next, where the answer has a form.
+    pub grammar: Option<Box<Grammar>>,
 }
 
 impl Submission {
@@ -244,6 +284,7 @@ impl Submission {
             deadline: None,
             tenant: Tenant::default(),
             signals: Box::default(),
+            grammar: None,
         }
     }
 
@@ -286,6 +327,7 @@ impl GenerateRequest {
             check_roles(messages)?;
         }
         self.origin.check()?;
+        self.format.check(self)?;
         if self.stop.len() > limits::STOP_STRINGS_MAX {
             return bad(
                 "stop",

@@ -45,6 +45,8 @@ pub struct Drawing<'a> {
     pub prompt_tokens: usize,
     /// Tokens that may not be drawn yet: the ends of sequence, before `min_tokens`.
     pub forbidden: &'a [u32],
+    /// Where the answer has a form, a bit for each token that may be drawn, 32 in a word, the first in the lowest.
+    pub allowed: Option<&'a [u32]>,
 }
 
 impl Drawing<'_> {
@@ -57,6 +59,7 @@ impl Drawing<'_> {
             && sampling.presence_penalty == 0.0
             && sampling.frequency_penalty == 0.0
             && self.forbidden.is_empty()
+            && self.allowed.is_none()
     }
 
     /// A token's logit before bias and penalties, from what `draw` left.
@@ -120,6 +123,9 @@ impl SamplerSpace {
         self.penalize(logits, drawing);
         for &token in drawing.forbidden {
             logits[token as usize] = f32::NEG_INFINITY;
+        }
+        if let Some(allowed) = drawing.allowed {
+            forbid_others(logits, allowed);
         }
         if sampling.temperature == 0.0 {
             return argmax(logits);
@@ -319,6 +325,24 @@ impl SamplerSpace {
                 return top_k;
             }
             window = (window * 4).min(top_k);
+        }
+    }
+}
+
+/// Takes away what is not allowed; what is past the last word is not.
+fn forbid_others(logits: &mut [f32], allowed: &[u32]) {
+    let words = allowed.iter().copied().chain(std::iter::repeat(0));
+    for (logits, word) in logits.chunks_mut(32).zip(words) {
+        match word {
+            0 => logits.fill(f32::NEG_INFINITY),
+            u32::MAX => {}
+            word => {
+                for (bit, logit) in logits.iter_mut().enumerate() {
+                    if word >> bit & 1 == 0 {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+            }
         }
     }
 }

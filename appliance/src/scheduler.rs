@@ -119,7 +119,7 @@ pub enum Event {
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The end of the sequence was drawn.
+    /// The end of the sequence was drawn, or the form that was asked for is complete.
     Stop,
     /// `tokens_max` were generated.
     Length,
@@ -132,6 +132,8 @@ pub enum Outcome {
     },
     /// Its own deadline could not be met, or has passed.
     Deadline,
+    /// The form that it asked for could not be followed within the limits.
+    Form,
 }
 
 /// Numbers of the moment, for status and metrics.

@@ -176,6 +176,7 @@ impl<E: Engine> Station<E> {
             history: &sampled.submission.tokens,
             prompt_tokens: sampled.submission.prompt_tokens as usize,
             forbidden: sampled.forbidden,
+            allowed: sampled.submission.grammar.as_ref().map(|g| g.allowed()),
         };
         let mut generator = sampled.generator;
         let logits = self.engine.logits(row);

@@ -14,12 +14,22 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 thread_local! {
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
+    static WATCH: Cell<Watch> = const { Cell::new(Watch::Off) };
+}
+
+/// How a thread is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    Off,
+    Guarded,
+    /// Guarded, and inside of [`excused`].
+    Excused,
 }
 
 /// 0: not armed; else what `OnUse` says.
 static ARMED: AtomicU8 = AtomicU8::new(0);
 static USES: AtomicU64 = AtomicU64::new(0);
+static EXCUSED_USES: AtomicU64 = AtomicU64::new(0);
 
 /// What happens when a guarded thread uses the heap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +48,7 @@ pub struct WatchedHeap;
 /// While it lives, the thread that made it is guarded.
 #[derive(Debug)]
 pub struct Guard {
-    before: bool,
+    before: Watch,
     /// It belongs to its thread.
     _thread: PhantomData<*const ()>,
 }
@@ -46,15 +56,26 @@ pub struct Guard {
 /// Guards this thread.
 pub fn guard() -> Guard {
     Guard {
-        before: GUARDED.replace(true),
+        before: WATCH.replace(Watch::Guarded),
         _thread: PhantomData,
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        GUARDED.set(self.before);
+        WATCH.set(self.before);
     }
+}
+
+/// Does some work of a guarded thread that may use the heap: [`excused_uses`] counts it instead. For work with a bound
+/// of its own, of requests that asked for it. On other threads it changes nothing.
+pub fn excused<T>(work: impl FnOnce() -> T) -> T {
+    let excuse = WATCH.get() == Watch::Guarded;
+    let _before = excuse.then(|| Guard {
+        before: WATCH.replace(Watch::Excused),
+        _thread: PhantomData,
+    });
+    work()
 }
 
 /// From here on guarded threads are watched.
@@ -68,11 +89,22 @@ pub fn uses() -> u64 {
     USES.load(Ordering::Relaxed)
 }
 
+/// Times that guarded threads did so inside of [`excused`], since the program was armed.
+pub fn excused_uses() -> u64 {
+    EXCUSED_USES.load(Ordering::Relaxed)
+}
+
 #[inline]
 fn look() {
     // A thread that is being torn down has no cell any more, and nothing to guard.
-    if GUARDED.try_with(Cell::get).unwrap_or(false) {
-        used();
+    match WATCH.try_with(Cell::get).unwrap_or(Watch::Off) {
+        Watch::Off => {}
+        Watch::Guarded => used(),
+        Watch::Excused => {
+            if ARMED.load(Ordering::Relaxed) != 0 {
+                EXCUSED_USES.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -85,7 +117,7 @@ fn used() {
     }
     USES.fetch_add(1, Ordering::Relaxed);
     if armed == OnUse::Abort as u8 {
-        GUARDED.set(false);
+        WATCH.set(Watch::Off);
         let place = std::backtrace::Backtrace::force_capture();
         #[expect(clippy::print_stderr, reason = "the last words of the process")]
         {

@@ -4,13 +4,15 @@
 use std::time::{Duration, Instant};
 
 use outstation::engine::cpu::{self, CpuEngine, EngineSize};
+use outstation::grammar::Grammars;
 use outstation::kv::blocks_for;
 use outstation::model::Model;
-use outstation::request::{Class, RequestId, Sampling, Submission, Tenant};
+use outstation::request::{Class, Format, RequestId, Sampling, Submission, Tenant};
 use outstation::sampler::splitmix;
 use outstation::scheduler::pace::Targets;
 use outstation::scheduler::{Event, SchedulerLimits, logits_rows_max};
-use outstation::station::Station;
+use outstation::station::{Station, StepOutcome};
+use outstation::tokenizer::{Tokenizer, Vocabulary};
 use outstation_kernels::heap::{self, OnUse, WatchedHeap};
 use outstation_kernels::{KvFormat, Team, isa};
 use outstation_wire::gguf::Gguf;
@@ -80,6 +82,36 @@ fn submission(id: u64) -> Box<Submission> {
     Box::new(submission)
 }
 
+/// Answers of a given form: what reading them takes is all that they take.
+fn forms(station: &mut Station<CpuEngine>, clock: &mut dyn FnMut() -> Duration) {
+    let file = outstation::generate::demo(1);
+    let gguf = Gguf::parse(&file).expect("our own");
+    let vocabulary = Vocabulary::from_gguf(&gguf).expect("our own");
+    let tokenizer = Tokenizer::new(&vocabulary).expect("our own");
+    let grammars = Grammars::new(&tokenizer, 8).expect("it is small");
+    let mut submissions: Vec<_> = (1000..1008).map(submission).collect();
+    for submission in &mut submissions {
+        submission.class = Class::Batch;
+        submission.deadline = None;
+        submission.grammar = grammars.compile(&Format::Json).expect("any object");
+    }
+    let mut ended = Vec::with_capacity(submissions.len());
+    let guard = heap::guard();
+    while let Some(submission) = submissions.pop() {
+        let now = clock();
+        station.handle_submit(now, now, submission);
+        while station.step(clock) == StepOutcome::Worked {
+            while let Some(event) = station.poll_event() {
+                if let Event::Ended { submission, .. } = event {
+                    ended.push(submission);
+                }
+            }
+        }
+    }
+    drop(guard);
+    assert_eq!(ended.len(), 8, "each ends");
+}
+
 #[test]
 #[expect(
     clippy::disallowed_methods,
@@ -126,6 +158,14 @@ fn guarded_threads_use_no_heap_after_ready() {
     assert!(
         totals.scheduler.guessed > 0 && totals.generated_tokens > 1000,
         "{totals:?}"
+    );
+
+    assert_eq!(heap::excused_uses(), 0, "nobody asked for a form");
+    forms(&mut station, &mut clock);
+    assert_eq!(heap::uses(), 0);
+    assert!(
+        heap::excused_uses() > 100,
+        "what forms take is counted apart"
     );
 
     let guard = heap::guard();

@@ -5,10 +5,13 @@
 Prints a PASS line for each check and ends with 0, or with 1 after the first FAIL. Needs `pip install openai`.
 """
 
+import json
 import os
 import sys
+from typing import Literal, Optional
 
 import openai
+import pydantic
 
 
 def client(url):
@@ -106,7 +109,9 @@ def errors(api):
     for fields, param in [
         ({"n": 99}, "n"),
         ({"logprobs": True}, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json"}}, "response_format"),
+        ({"response_format": schema({"type": "strnig"})}, "response_format"),
+        ({"response_format": schema({"type": "string", "description": "x" * 40_000})}, "response_format"),
         ({"temperature": 1e9}, "temperature"),
         ({"extra_body": {"temprature": 1}}, "temprature"),
         ({"messages": []}, "messages"),
@@ -119,6 +124,46 @@ def errors(api):
     assert error.code == "model_not_found", error.code
     error = refused(ask(max_tokens=1 << 30), openai.BadRequestError)
     assert error.code == "context_length_exceeded", error.code
+
+
+def schema(schema):
+    return {"type": "json_schema", "json_schema": {"name": "alarm", "strict": True, "schema": schema}}
+
+
+class Alarm(pydantic.BaseModel):
+    """What the operator of a site wants to know."""
+
+    severity: Literal["low", "middle", "high"]
+    acked: bool
+    tilt: Optional[Literal[-1, 0, 1]]
+    parts: list[Literal["antenna", "cable"]] = pydantic.Field(max_length=3)
+
+
+def structured(api):
+    """Whatever the model would rather say: it has random weights, and says words."""
+    for seed in range(8):
+        asked = dict(model=api.served, messages=MESSAGES, temperature=1, seed=seed)
+        answer = api.chat.completions.parse(response_format=Alarm, max_tokens=500, **asked)
+        assert answer.choices[0].finish_reason == "stop", answer
+        parsed = answer.choices[0].message.parsed
+        assert isinstance(parsed, Alarm), answer
+        text = ""
+        with api.chat.completions.stream(response_format=Alarm, max_tokens=500, **asked) as stream:
+            for event in stream:
+                if event.type == "content.delta":
+                    text += event.delta
+            assert stream.get_final_completion().choices[0].message.parsed == parsed
+        assert text == answer.choices[0].message.content, text
+    form = schema({"enum": [["north", 17], None, "east"]})
+    answer = api.chat.completions.create(response_format=form, **asked)
+    assert json.loads(answer.choices[0].message.content) in [["north", 17], None, "east"], answer
+    answer = api.chat.completions.create(response_format={"type": "json_object"}, max_tokens=400, **asked)
+    if answer.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(answer.choices[0].message.content), dict), answer
+    else:
+        assert answer.choices[0].message.content.startswith("{"), answer
+    # What is cut is no answer, and the package says so.
+    refused(lambda: api.chat.completions.parse(response_format=Alarm, max_tokens=2, **asked), openai.LengthFinishReasonError)
 
 
 def leaving(api):
@@ -136,7 +181,7 @@ def main():
     url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OUTSTATION_URL", "http://127.0.0.1:8080")
     api = client(url)
     api.served = api.models.list().data[0].id
-    for check in [models, chat, chat_stream, several_answers, completions, vllm_fields, errors, leaving]:
+    for check in [models, chat, chat_stream, several_answers, completions, vllm_fields, structured, errors, leaving]:
         try:
             check(api)
         except (AssertionError, openai.OpenAIError) as error:

@@ -265,6 +265,7 @@ impl Truth {
                     "request {id} ended by length before"
                 );
             }
+            Outcome::Form => panic!("nobody asks for a form here"),
             Outcome::Length => {
                 assert_eq!(call, Call::Step, "a step draws the last token");
                 assert_eq!(

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use outstation::kv::blocks_for;
 use outstation::request::{
-    Class, GenerateRequest, Origin, Prompt, RequestId, RequestLimits, Sampling, Submission, Tenant,
+    Class, Format, GenerateRequest, Origin, Prompt, RequestId, RequestLimits, Sampling, Submission,
+    Tenant,
 };
 use outstation::scheduler::SchedulerLimits;
 use outstation::scheduler::pace::Targets;
@@ -149,6 +150,7 @@ impl Traffic {
             deadline: deadlines.then(|| Duration::from_millis(random.between(0, 400).into())),
             tenant: Tenant(random.any() % self.tenants),
             origin: Origin::default(),
+            format: Format::Text,
         };
         let limits = RequestLimits {
             context_tokens_max: context,

@@ -16,6 +16,7 @@ use super::logging::Logging;
 use super::settings;
 use crate::budget::{self, Budget};
 use crate::config::Config;
+use crate::grammar::Grammars;
 use crate::io::energy::{Energy, Sensor};
 use crate::io::engine_thread::{self, RingSizes, WantsWork};
 use crate::io::gateway::{self, Gateway, ServedModel, TextModel, Watchers};
@@ -184,7 +185,7 @@ fn start_engine(
         ..
     } = loaded;
     let serving = &config.serving;
-    let limits = RequestLimits {
+    let request_limits = RequestLimits {
         context_tokens_max: budget.context_tokens_max,
         vocabulary: model.dims.vocabulary,
     };
@@ -230,6 +231,7 @@ fn start_engine(
         events: budget::ring_events(serving),
         work: wants.work,
     };
+    let grammars = Grammars::new(&tokenizer, limits::grammars_max(serving.sequences_max));
     let (handle, _) = engine_thread::start(station, sizes)
         .map_err(|e| Failure::io("cannot start the engine thread", e))?;
     let created = SystemTime::now()
@@ -246,7 +248,8 @@ fn start_engine(
             served,
             tokenizer,
             template,
-            limits,
+            grammars,
+            limits: request_limits,
             planned_bytes: budget.total_bytes,
         },
         handle,

@@ -4,6 +4,7 @@
 //! through a bounded channel. Each request that is under way holds a reserved place in that channel, so its
 //! cancellation always fits.
 
+mod beside;
 mod dispatcher;
 
 use std::collections::HashMap;
@@ -22,10 +23,11 @@ use super::engine_thread::{EngineHandle, ToEngine};
 use super::exchange::Exchange;
 use super::log::{Entry, Log, LogStatus, Told};
 use super::memory::resident_bytes;
+use crate::grammar::Grammars;
 use crate::limits;
 use crate::request::{
-    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits, Timings,
-    Usage,
+    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits,
+    Submission, Timings, Usage,
 };
 use crate::sampler::splitmix;
 use crate::scheduler::Outcome;
@@ -57,6 +59,8 @@ pub struct TextModel {
     pub tokenizer: Tokenizer,
     /// Chat template; the error says why chats are refused.
     pub template: Result<ChatTemplate, String>,
+    /// Compiles the forms that answers may have; the error says why those are refused.
+    pub grammars: Result<Grammars, String>,
     /// Ceilings of a request.
     pub limits: RequestLimits,
     /// The sum of the budget that it was planned with.
@@ -71,6 +75,8 @@ pub struct Status {
     pub board: BoardReading,
     /// Times that a thread which took its memory at start used the heap since READY.
     pub guarded_heap_uses: u64,
+    /// Times that it did so for an answer of a given form, which is meant to be.
+    pub grammar_heap_uses: u64,
     /// The sum of the budget.
     pub memory_planned_bytes: u64,
     /// What the process has in memory, as the system counts it.
@@ -106,6 +112,8 @@ struct Shared {
     board: Arc<Board>,
     /// Requests that may be under way at once; see `commands_max`.
     places: Arc<Semaphore>,
+    /// Places of forms that are being compiled.
+    compiling: Arc<Semaphore>,
     next_id: AtomicU64,
     seed: u64,
     watchers: Watchers,
@@ -151,6 +159,7 @@ impl Gateway {
             commands,
             board,
             places: Arc::new(Semaphore::new(requests_under_way)),
+            compiling: Arc::new(Semaphore::new(limits::GRAMMARS_COMPILING_MAX as usize)),
             next_id: AtomicU64::new(1),
             seed,
             watchers: watchers.clone(),
@@ -232,6 +241,7 @@ impl Gateway {
         Status {
             board: self.shared.board.read(),
             guarded_heap_uses: heap::uses(),
+            grammar_heap_uses: heap::excused_uses(),
             memory_planned_bytes: self.text().planned_bytes,
             memory_resident_bytes: resident_bytes(),
             log: self.log().map(Log::status),
@@ -306,11 +316,15 @@ impl Gateway {
         let text = self.text();
         check_model(&text.served.id, request.model.as_deref())?;
         request.check(&text.limits)?;
-        let (prompt, place) = tokenize(text.clone(), request.clone(), place).await;
+        let (prompt, place) = beside::tokenize(text.clone(), request.clone(), place).await;
         let prompt = prompt?;
+        let grammar = beside::compile(&text, request, &shared.compiling).await?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let seed = splitmix(shared.seed ^ id.0);
-        let submission = request.submission(id, prompt, seed, &text.limits)?;
+        let submission = Submission {
+            grammar,
+            ..request.submission(id, prompt, seed, &text.limits)?
+        };
         let prompt_tokens = u32::try_from(submission.prompt().len()).expect("checked");
         let events_max = (submission.tokens_max as usize).min(limits::STREAM_TOKENS_BUFFERED_MAX);
         let (events, receiver) = mpsc::channel(events_max + 8);
@@ -407,43 +421,6 @@ fn check_model(served: &str, model: Option<&str>) -> Result<(), Refusal> {
                 format!("no model `{name}` here: this box serves `{served}` (or say `default`)"),
             )
         }),
-    }
-}
-
-/// Long prompts are tokenized off the io thread, which has streams to serve.
-/// The request's place goes along, since the work goes on when its client leaves.
-async fn tokenize(
-    text: Arc<TextModel>,
-    request: Arc<GenerateRequest>,
-    place: OwnedSemaphorePermit,
-) -> (Result<Vec<u32>, Refusal>, OwnedSemaphorePermit) {
-    let bytes = prompt_bytes(&request.prompt);
-    if bytes > limits::PROMPT_BYTES_MAX {
-        let message = format!(
-            "the prompt has {bytes} bytes, at most {} are possible",
-            limits::PROMPT_BYTES_MAX
-        );
-        return (Err(Refusal::bad_request("prompt", message)), place);
-    }
-    if bytes < TOKENIZE_INLINE_BYTES_MAX {
-        return (text.tokenize(&request.prompt), place);
-    }
-    tokio::task::spawn_blocking(move || (text.tokenize(&request.prompt), place))
-        .await
-        .expect("it does not panic, and the runtime outlives its handlers")
-}
-
-/// Prompts below this are tokenized where they arrive: about a millisecond of work.
-const TOKENIZE_INLINE_BYTES_MAX: usize = 4096;
-
-fn prompt_bytes(prompt: &Prompt) -> usize {
-    match prompt {
-        Prompt::Text(text) => text.len(),
-        Prompt::Ids(ids) => 4 * ids.len(),
-        Prompt::Chat(messages) => messages
-            .iter()
-            .map(|m| m.role.len() + m.content.len())
-            .sum(),
     }
 }
 
@@ -732,6 +709,12 @@ impl Generation {
             },
             Outcome::Deadline => Piece::Failed(deadline(
                 "its deadline has passed before the answer was complete",
+            )),
+            Outcome::Form => Piece::Failed(Refusal::bad_request(
+                "response_format",
+                "its form cannot be followed further within this box's limits: take a simpler schema, with fewer \
+                 choices, shorter patterns or no lengths"
+                    .to_owned(),
             )),
             Outcome::Cancelled | Outcome::Overloaded { .. } => Piece::Failed(Refusal::plain(
                 RefusalKind::Internal,

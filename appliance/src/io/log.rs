@@ -491,7 +491,7 @@ impl Inner {
                 prompt: &last_said,
                 answer: tokens,
                 signals,
-                outcome: content::outcome(finish, &output),
+                outcome: content::outcome(finish, &request.format, &output),
                 consent,
                 content_bytes,
             },
@@ -558,6 +558,7 @@ fn how(outcome: Outcome, stopped: bool, any_tokens: bool) -> (Finish, &'static s
             let error = error_type(RefusalKind::Overloaded);
             (Finish::Failed, "refused", error)
         }
+        Outcome::Form => (Finish::Failed, "error", error_type(RefusalKind::BadRequest)),
         Outcome::Deadline => {
             let reason = if any_tokens { "error" } else { "refused" };
             (Finish::Failed, reason, error_type(RefusalKind::Deadline))

@@ -11,6 +11,7 @@ fn draw_many(sampling: &Sampling, logits: &[f32], draws: u32) -> Vec<u32> {
             history: &[],
             prompt_tokens: 0,
             forbidden: &[],
+            allowed: None,
         };
         counts[space.draw(&mut logits.to_vec(), &drawing, &mut rng) as usize] += 1;
     }
@@ -151,6 +152,7 @@ fn penalties_count_prompt_and_answer_as_documented() {
         history: &[1, 1, 2, 2, 2],
         prompt_tokens: 2,
         forbidden: &[0],
+        allowed: None,
     };
     let token = space.draw(&mut logits, &drawing, &mut Generator::new(0));
     // Token 1 only in the prompt: -4 * 2. Token 2 three times in the answer: 4 / 2 - 3 * 0.25 - 0.5.
@@ -171,6 +173,7 @@ fn the_same_seed_draws_the_same() {
             history: &[],
             prompt_tokens: 0,
             forbidden: &[],
+            allowed: None,
         };
         (0..64)
             .map(|_| space.draw(&mut logits.clone(), &drawing, &mut rng))
@@ -272,6 +275,7 @@ fn what_bias_and_penalties_did_can_be_undone() {
             history: &history,
             prompt_tokens: 3,
             forbidden: &[0],
+            allowed: None,
         };
         assert!(!drawing.is_plainly_greedy());
         let before = [0.5, -1.0, 2.5, 0.0, 1.0];

@@ -6,6 +6,7 @@ use super::{Event, Outcome, Request, Row, SPECULATIVE_COLUMNS_MAX, Sampled, Sche
 use crate::energy::Carried;
 use crate::engine::{PlanColumn, StepPlan};
 use crate::flag::Drawn;
+use crate::grammar::Progress;
 use crate::sampler::Generator;
 
 impl Scheduler {
@@ -87,6 +88,14 @@ impl Scheduler {
             self.end(now, sequence, Outcome::Stop);
             return;
         }
+        let progress = match &mut submission.grammar {
+            None => Progress::Open,
+            Some(grammar) => grammar.accept(token),
+        };
+        if progress == Progress::Failed {
+            self.end(now, sequence, Outcome::Form);
+            return;
+        }
         assert!(
             submission.tokens.len() < submission.tokens.capacity(),
             "the answer has its room"
@@ -96,7 +105,9 @@ impl Scheduler {
             id: submission.id,
             token,
         });
-        if submission.answer().len() >= submission.tokens_max as usize {
+        if progress == Progress::Complete {
+            self.end(now, sequence, Outcome::Stop);
+        } else if submission.answer().len() >= submission.tokens_max as usize {
             self.end(now, sequence, Outcome::Length);
         } else if request.guesses.get(request.right) == Some(&token) {
             // What the step computed for the guess is what it would have computed for the token.

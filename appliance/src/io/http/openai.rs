@@ -9,6 +9,7 @@
 //! there.
 
 mod field;
+mod format;
 mod inert;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::request::{GenerateRequest, Prompt, Refusal, RefusalKind};
 use field::{Bias, Labels, Messages, PromptField, Seed, Stops, StreamOptions, Tier};
+use format::ResponseFormat;
 
 /// Which of the two endpoints a body came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +163,10 @@ impl Reader {
                 sampling.logit_bias = map.next_value::<Option<Bias>>()?.unwrap_or_default().0;
             }
             "stop" => self.request.stop = map.next_value::<Option<Stops>>()?.unwrap_or_default().0,
+            "response_format" if chat => {
+                let format = map.next_value::<Option<ResponseFormat>>()?;
+                self.request.format = format.map(|it| it.0).unwrap_or_default();
+            }
             "min_tokens" => set(&mut self.request.min_tokens, map.next_value()?),
             "ignore_eos" => set(&mut self.request.ignore_eos, map.next_value()?),
             "n" => set(&mut self.choices, map.next_value()?),
@@ -183,7 +189,7 @@ impl Reader {
 
     fn unknown(&self, name: &str) -> String {
         let own: &[&str] = match self.endpoint {
-            Endpoint::Chat => &["messages", "max_completion_tokens"],
+            Endpoint::Chat => &["messages", "max_completion_tokens", "response_format"],
             Endpoint::Completions => &["prompt"],
         };
         let known = EFFECTIVE

@@ -1,11 +1,12 @@
 //! What was said, made fit for the disk.
 
 use outstation_wire::record::{Content, ContentMessage, Redaction};
+use serde::de::IgnoredAny;
 
 use crate::flag::{Finish, Form, Outcome, begins_as_refusal};
 use crate::io::gateway::TextModel;
 use crate::redact::{RULES_VERSION, Redactor};
-use crate::request::{GenerateRequest, Prompt};
+use crate::request::{Format, GenerateRequest, Prompt};
 
 /// Bytes of a record's content: what is longer loses its middle.
 const CONTENT_BYTES_MAX: usize = 256 << 10;
@@ -114,8 +115,8 @@ pub(super) fn prefix(text: &str, bytes_max: usize) -> &str {
     &text[..end]
 }
 
-/// What can be seen of an answer without knowing what was asked.
-pub(super) fn outcome(finish: Finish, output: &str) -> Outcome {
+/// What can be seen of an answer, knowing of the question only which form was asked for.
+pub(super) fn outcome(finish: Finish, format: &Format, output: &str) -> Outcome {
     let trimmed = output.trim();
     let call = trimmed
         .strip_prefix("<tool_call>")
@@ -128,7 +129,10 @@ pub(super) fn outcome(finish: Finish, output: &str) -> Outcome {
     };
     Outcome {
         finish,
-        json: Form::Free,
+        json: match (format, finish) {
+            (Format::Text, _) | (_, Finish::Cancelled | Finish::Failed) => Form::Free,
+            _ => form(serde_json::from_str::<IgnoredAny>(output).is_ok()),
+        },
         tool_call,
         refusal: begins_as_refusal(output),
     }
@@ -166,8 +170,23 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_should_be_json_is_flagged_where_it_is_none() {
+        let form = |finish, format: &Format, text| outcome(finish, format, text).json;
+        let cut = r#"{"tilt": 2, "name": "no"#;
+        let whole = r#"{"tilt": 2}"#;
+        let schema = Format::Schema("{}".into());
+        assert_eq!(form(Finish::Length, &Format::Text, cut), Form::Free);
+        assert_eq!(form(Finish::Length, &Format::Json, cut), Form::Invalid);
+        assert_eq!(form(Finish::Length, &Format::Json, whole), Form::Valid);
+        assert_eq!(form(Finish::Stop, &schema, whole), Form::Valid);
+        // By a stop string.
+        assert_eq!(form(Finish::Stop, &schema, cut), Form::Invalid);
+        assert_eq!(form(Finish::Cancelled, &schema, cut), Form::Free);
+    }
+
+    #[test]
     fn tool_calls_are_seen_and_checked() {
-        let form = |text| outcome(Finish::Stop, text).tool_call;
+        let form = |text| outcome(Finish::Stop, &Format::Text, text).tool_call;
         assert_eq!(form("The antenna is fine."), Form::Free);
         assert_eq!(
             form(r#"{"name": "tilt", "arguments": {"by": 2}}"#),

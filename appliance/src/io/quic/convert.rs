@@ -7,8 +7,8 @@ use outstation_wire::hex::hex;
 
 use crate::io::gateway::Forecast;
 use crate::request::{
-    ChatMessage, Class, FinishReason, GenerateRequest, Origin, Prompt, Refusal, RefusalKind,
-    Sampling, Tenant, Timings, Transport, Usage,
+    ChatMessage, Class, FinishReason, Format, GenerateRequest, Origin, Prompt, Refusal,
+    RefusalKind, Sampling, Tenant, Timings, Transport, Usage,
 };
 
 /// A request, or why it cannot be one (P-10).
@@ -32,6 +32,7 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
         ignore_eos: generate.ignore_eos,
         sampling: sampling(generate.sampling.unwrap_or_default()),
         stop: generate.stop,
+        format: Format::Text,
         class,
         deadline,
         // Until clients have certificates, QUIC does not say who they are.

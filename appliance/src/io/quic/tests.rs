@@ -104,6 +104,7 @@ fn text(name: &str) -> TextModel {
         },
         tokenizer: bytes_tokenizer(),
         template: Err("no template".into()),
+        grammars: Err("no forms".into()),
         limits: RequestLimits {
             context_tokens_max: CONTEXT,
             vocabulary: VOCABULARY,

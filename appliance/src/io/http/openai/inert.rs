@@ -67,7 +67,7 @@ const RULES: &[(&str, Option<Endpoint>, Rule)] = &[
     ("parallel_tool_calls", Some(Chat), Rule::AnyBool),
     ("functions", Some(Chat), Rule::Empty),
     ("function_call", Some(Chat), Rule::OneOf(&["none", "auto"])),
-    ("response_format", None, Rule::TypeText),
+    ("response_format", Some(Completions), Rule::TypeText),
     ("modalities", Some(Chat), Rule::ListOfText),
     ("audio", Some(Chat), Rule::Null),
     ("prediction", Some(Chat), Rule::Null),

@@ -172,8 +172,6 @@ fn fields_without_effect_may_only_ask_for_none() {
         "top_logprobs": 3 => 400 top_logprobs: `top_logprobs`: it has no effect yet: leave it out, or send 0 at line 1 column 68
         "tools": [{"type": "function"}] => 400 tools: `tools`: it has no effect yet: leave it out, or send an empty value at line 1 column 82
         "tool_choice": {"type": "function"} => 400 tool_choice: `tool_choice`: it has no effect yet: leave it out, or send "none" or "auto" at line 1 column 86
-        "response_format": {"type": "json_object"} => 400 response_format: `response_format`: it has no effect yet: leave it out, or send {"type": "text"} at line 1 column 93
-        "response_format": {"type": "text", "strict": true} => 400 response_format: `response_format`: it has no effect yet: leave it out, or send {"type": "text"} at line 1 column 102
         "modalities": ["text", "audio"] => 400 modalities: `modalities`: it has no effect yet: leave it out, or send ["text"] at line 1 column 82
         "store": true => 400 store: `store`: it has no effect yet: leave it out, or send false at line 1 column 64
         "reasoning_effort": "low" => 400 reasoning_effort: `reasoning_effort`: it has no effect yet: leave it out, or send null at line 1 column 76
@@ -182,11 +180,44 @@ fn fields_without_effect_may_only_ask_for_none() {
         r#""top_logprobs": 3"#,
         r#""tools": [{"type": "function"}]"#,
         r#""tool_choice": {"type": "function"}"#,
-        r#""response_format": {"type": "json_object"}"#,
-        r#""response_format": {"type": "text", "strict": true}"#,
         r#""modalities": ["text", "audio"]"#,
         r#""store": true"#,
         r#""reasoning_effort": "low""#,
+    ]));
+}
+
+#[test]
+fn forms_of_the_answer() {
+    expect![[r#"
+        "response_format": null => accepted
+        "response_format": {"type": "json_object"} => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], format: Json,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a-1", "schema": {"type": "integer"}}} => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], format: Schema( "{\"type\": \"integer\"}",
+        "response_format": {"json_schema": {"strict": true, "schema": {"a":[ 1]}, "name": "b"}, "type": "json_schema"} => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], format: Schema( "{\"a\":[ 1]}",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "c", "description": "d", "strict": null}} => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], format: Json,
+        "response_format": {"type": "json_schema"} => 400 response_format: `response_format`: its `json_schema` is missing at line 1 column 92
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {}}} => 400 response_format: `response_format`: `json_schema.name` must be 1 to 64 letters, digits, `_` or `-` at line 1 column 122
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}} => 400 response_format: `response_format`: `json_schema.name` must be 1 to 64 letters, digits, `_` or `-` at line 1 column 137
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "shcema": {}}} => 400 response_format: `response_format`: `json_schema` has no field `shcema`: it has name, description, schema and strict at line 1 column 130
+        "response_format": {"type": "json_object", "json_schema": {"name": "a"}} => 400 response_format: `response_format`: `json_schema` goes only with `"type": "json_schema"` at line 1 column 122
+        "response_format": {"type": "text", "strict": true} => 400 response_format: `response_format`: `response_format` has no field `strict`: it has type and json_schema at line 1 column 94
+        "response_format": {"type": "grammar"} => 400 response_format: `response_format`: no type is `grammar`: text, json_object and json_schema are at line 1 column 88
+        "response_format": {} => 400 response_format: `response_format`: its `type` is missing at line 1 column 71
+        "response_format": "json" => 400 response_format: `response_format`: invalid type: string "json", expected an object with a `type` at line 1 column 75
+    "#]].assert_eq(&with(&[
+        r#""response_format": null"#,
+        r#""response_format": {"type": "json_object"}"#,
+        r#""response_format": {"type": "json_schema", "json_schema": {"name": "a-1", "schema": {"type": "integer"}}}"#,
+        r#""response_format": {"json_schema": {"strict": true, "schema": {"a":[ 1]}, "name": "b"}, "type": "json_schema"}"#,
+        r#""response_format": {"type": "json_schema", "json_schema": {"name": "c", "description": "d", "strict": null}}"#,
+        r#""response_format": {"type": "json_schema"}"#,
+        r#""response_format": {"type": "json_schema", "json_schema": {"schema": {}}}"#,
+        r#""response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}"#,
+        r#""response_format": {"type": "json_schema", "json_schema": {"name": "a", "shcema": {}}}"#,
+        r#""response_format": {"type": "json_object", "json_schema": {"name": "a"}}"#,
+        r#""response_format": {"type": "text", "strict": true}"#,
+        r#""response_format": {"type": "grammar"}"#,
+        r#""response_format": {}"#,
+        r#""response_format": "json""#,
     ]));
 }
 
@@ -256,6 +287,7 @@ fn completions() {
             r#"{"prompt": "hi", "suffix": "x"}"#,
             r#"{"prompt": "hi", "messages": []}"#,
             r#"{"prompt": "hi", "max_completion_tokens": 5}"#,
+            r#"{"prompt": "hi", "response_format": {"type": "json_object"}}"#,
         ],
         &expect![[r#"
             Whole: "hi", max_tokens: Some( 16,
@@ -274,6 +306,7 @@ fn completions() {
             400 echo: `echo`: it has no effect yet: leave it out, or send false at line 1 column 30
             400 suffix: `suffix`: it has no effect yet: leave it out, or send an empty value at line 1 column 31
             400 messages: `messages`: it is not a field of this endpoint at line 1 column 27
-            400 max_completion_tokens: `max_completion_tokens`: it is not a field of this endpoint at line 1 column 40"#]],
+            400 max_completion_tokens: `max_completion_tokens`: it is not a field of this endpoint at line 1 column 40
+            400 response_format: `response_format`: it has no effect yet: leave it out, or send {"type": "text"} at line 1 column 60"#]],
     );
 }
