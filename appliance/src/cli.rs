@@ -20,13 +20,16 @@ mod enrol;
 mod exit;
 mod load;
 mod logging;
+mod models;
 mod npy;
 mod progress;
 mod run;
 mod serve;
 mod settings;
+mod station;
 mod status;
 mod tokenize;
+mod trial;
 
 pub use exit::Failure;
 
@@ -56,6 +59,13 @@ enum Command {
     Enrol(enrol::EnrolArgs),
     /// What a running box is doing.
     Status(status::StatusArgs),
+    /// The models of a running box: what serves, what is on its way, and what to do with it.
+    Models(models::ModelsArgs),
+    /// Write down what a model says of prompts, for its manifest.
+    Golden(trial::GoldenArgs),
+    /// Load and test a model as a serving box does before it tries it.
+    #[command(hide = true)]
+    Try(trial::TryArgs),
 }
 
 /// Settings that flags override.
@@ -121,6 +131,9 @@ pub fn main() -> ExitCode {
         Command::Ask(args) => ask::ask(&args),
         Command::Enrol(args) => enrol::enrol(&args),
         Command::Status(args) => status::status(&args),
+        Command::Models(args) => models::models(&args),
+        Command::Golden(args) => trial::golden(&args),
+        Command::Try(args) => trial::try_model(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

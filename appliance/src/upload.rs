@@ -279,7 +279,7 @@ impl std::str::FromStr for Window {
         let (from_minute, to_minute) = (time(from).ok_or_else(wrong)?, time(to).ok_or_else(wrong)?);
         if from_minute == to_minute {
             return Err(format!(
-                "`{text}` begins when it ends: leave uplink.window out to send at all times"
+                "`{text}` begins when it ends: leave the window out for all times"
             ));
         }
         Ok(Self {

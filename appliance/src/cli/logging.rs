@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outstation_wire::seal;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::exit::Failure;
+use super::models::Link;
 use crate::budget::LogBytes;
 use crate::config::Config;
 use crate::flag::Flagger;
 use crate::io::gateway::Gateway;
 use crate::io::log::Log;
+use crate::io::ota::runner::Handle;
 use crate::io::spool_link::{Keeper, SpoolLink};
 use crate::io::spool_thread::{self, SpoolSetup};
 use crate::io::uplink::{self, BoxState, Membership, Uplink};
@@ -47,6 +49,7 @@ pub(super) struct Logging {
 
 /// It runs.
 pub(super) struct Running {
+    factory_time: watch::Receiver<Option<(u64, tokio::time::Instant)>>,
     log: Log,
     /// It ends with this.
     uplink: Uplink,
@@ -104,18 +107,24 @@ impl Logging {
         let mut state = uplink.state();
         let log = self.log.clone();
         let path = self.flag_state.clone();
+        let (time, factory_time) = watch::channel(None);
         let saving = tokio::spawn(async move {
             let mut hours = tokio::time::interval(SAVE_EVERY);
             loop {
                 tokio::select! {
                     _ = hours.tick() => save_flag_state(&path, &log),
                     Ok(()) = state.changed() => {
-                        log.handle_factory_time(state.borrow_and_update().factory_unix_ms);
+                        let unix_ms = state.borrow_and_update().factory_unix_ms;
+                        log.handle_factory_time(unix_ms);
+                        if unix_ms > 0 {
+                            time.send_replace(Some((unix_ms, tokio::time::Instant::now())));
+                        }
                     }
                 }
             }
         });
         Ok(Running {
+            factory_time,
             log: self.log,
             uplink,
             stop,
@@ -127,6 +136,14 @@ impl Logging {
 }
 
 impl Running {
+    /// What who follows a ring needs of it.
+    pub(super) fn link(&self) -> Link {
+        Link {
+            connection: self.uplink.connection(),
+            factory_time: self.factory_time.clone(),
+        }
+    }
+
     /// Seals what there is and ends the disk thread. Records that come later are lost.
     pub(super) async fn end(self) {
         self.saving.abort();
@@ -175,6 +192,7 @@ fn start_uplink(
             } else {
                 "its spool takes no records: look at its disk".to_owned()
             },
+            release: gateway.models().map(Handle::for_hello).unwrap_or_default(),
         }
     };
     Ok(Uplink::start(options, member, link, state))

@@ -4,28 +4,26 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ServeArgs;
 use super::exit::{self, Failure};
-use super::load::{self, Loaded};
-use super::logging::Logging;
+use super::load;
+use super::logging::{Logging, Running};
+use super::models::{Follows, Serving};
 use super::settings;
+use super::station::{self, Wants};
 use crate::budget::{self, Budget};
 use crate::config::Config;
-use crate::grammar::Grammars;
 use crate::io::energy::{Energy, Sensor};
 use crate::io::engine_thread::{self, RingSizes, WantsWork};
-use crate::io::gateway::{self, Gateway, ServedModel, TextModel, Watchers};
+use crate::io::gateway::{self, Gateway, Watchers};
 use crate::io::tls::{self, Identity};
 use crate::io::{http, memory, quic};
 use crate::limits;
-use crate::request::RequestLimits;
-use crate::scheduler::SchedulerLimits;
-use crate::station::{Measures, Station};
 
 /// How long running requests may take to end after SIGTERM. systemd's own limit is longer.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -40,13 +38,15 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
         .with_writer(std::io::stderr)
         .init();
-    super::runtime()?.block_on(serve_with(config))
+    super::runtime()?.block_on(serve_with(args, config))
 }
 
-async fn serve_with(config: Config) -> Result<(), Failure> {
+async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure> {
     let started = Instant::now();
+    let configured = config.clone();
     // An address in use is found before the model is loaded.
     let (udp, tcp) = bind(&config).await?;
+    let follows = Follows::open(&mut config)?;
     let loaded = load::model(&config.model)?;
     let budget = load::budget(&config, &loaded)?;
     let demo = config.model.file.is_none();
@@ -59,20 +59,28 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
     let log = logging.as_ref().map(|logging| logging.log.clone());
     let sensor = Sensor::find(&config.energy);
     let wants = Wants {
-        certainty: log.is_some(),
+        certainty: log.is_some() || follows.is_some(),
         work: match sensor {
             Some(_) => WantsWork::Of(serving.sequences_max),
             None => WantsWork::Nobody,
         },
     };
-    let (text, mut engine) = start_engine(&config, loaded, &budget, under_way, wants)?;
+    let (station, text) = station::station(&config, loaded, &budget, wants)?;
+    let sizes = RingSizes {
+        requests: gateway::commands_max(under_way),
+        events: budget::ring_events(serving),
+        work: wants.work,
+    };
+    let (mut engine, exchange) = engine_thread::start(station, sizes)
+        .map_err(|e| Failure::io("cannot start the engine thread", e))?;
     let energy = sensor.zip(engine.work.take());
     let energy = energy.map(|(sensor, work)| Energy::start(sensor, work));
     let energy = energy
         .transpose()
         .map_err(|e| Failure::io("cannot start the meter thread", e))?;
     let seed = RandomState::new().build_hasher().finish();
-    let watchers = Watchers { log, energy };
+    let trial = follows.as_ref().map(Follows::observer);
+    let watchers = Watchers { log, energy, trial };
     let (gateway, dispatcher) = Gateway::start(text, engine, under_way, seed, watchers);
     let dispatching = tokio::spawn(dispatcher.run());
 
@@ -118,6 +126,17 @@ async fn serve_with(config: Config) -> Result<(), Failure> {
         Some(logging) => Some(logging.run(&config, &gateway).await?),
         None => None,
     };
+    if let Some(follows) = follows {
+        let serving = Serving {
+            args: args.clone(),
+            config: configured,
+            gateway: gateway.downgrade(),
+            exchange,
+            wants,
+        };
+        let handle = follows.start(serving, logging.as_ref().map(Running::link))?;
+        gateway.follow(handle);
+    }
 
     signals.wait().await;
     tracing::info!("draining: no new requests, {DRAIN_MAX:?} for those that run");
@@ -153,107 +172,6 @@ async fn bind(config: &Config) -> Result<(UdpSocket, TcpListener), Failure> {
         .await
         .map_err(|e| Failure::io(help("listen.http", "--http", config.listen.http), e))?;
     Ok((udp, tcp))
-}
-
-/// What is wanted of the engine besides tokens.
-#[derive(Clone, Copy)]
-struct Wants {
-    /// How sure the model is, for a log.
-    certainty: bool,
-    /// Who ran when, for a meter.
-    work: WantsWork,
-}
-
-fn start_engine(
-    config: &Config,
-    loaded: Loaded,
-    budget: &Budget,
-    under_way: usize,
-    wants: Wants,
-) -> Result<(TextModel, engine_thread::EngineHandle), Failure> {
-    let digest = if wants.certainty {
-        loaded.digest()
-    } else {
-        [0; 32]
-    };
-    let Loaded {
-        name,
-        bytes,
-        model,
-        tokenizer,
-        template,
-        ..
-    } = loaded;
-    let serving = &config.serving;
-    let request_limits = RequestLimits {
-        context_tokens_max: budget.context_tokens_max,
-        vocabulary: model.dims.vocabulary,
-    };
-    let isa = load::isa(config.engine.isa.as_deref())?;
-    let threads = load::threads(config.engine.threads);
-    let size = budget.engine_size(serving);
-    let engine = load::engine(model, bytes, (isa, threads), size)?;
-    let scheduler = SchedulerLimits {
-        sequences_max: serving.sequences_max,
-        queue_requests_max: serving.queue_requests_max,
-        context_tokens_max: budget.context_tokens_max,
-        kv_blocks: budget.kv_blocks,
-        queue_tokens_max: serving.queue_tokens_max,
-        step_columns_max: serving.step_tokens_max as usize,
-        end_tokens: tokenizer.ends_generation().into(),
-        targets: serving.targets(),
-    };
-    let mut station = Station::new(scheduler, engine);
-    if wants.certainty {
-        station.measure(Measures::Certainty);
-    }
-    for path in &serving.system_prompt_files {
-        let prompt = load::system_prompt(path, &tokenizer, &template)?;
-        if prompt.len() >= budget.context_tokens_max as usize {
-            let message = format!(
-                "{} has {} tokens, the context {}: shorten it, or raise serving.context_tokens_max",
-                path.display(),
-                prompt.len(),
-                budget.context_tokens_max
-            );
-            return Err(Failure::new(exit::CONFIG, message));
-        }
-        let started = Instant::now();
-        let kept = station.pin(&prompt, &mut || started.elapsed());
-        tracing::info!(
-            "{}: {kept} of {} tokens are kept for all",
-            path.display(),
-            prompt.len()
-        );
-    }
-    let sizes = RingSizes {
-        requests: gateway::commands_max(under_way),
-        events: budget::ring_events(serving),
-        work: wants.work,
-    };
-    let grammars = Grammars::new(&tokenizer, limits::grammars_max(serving.sequences_max));
-    let (handle, _) = engine_thread::start(station, sizes)
-        .map_err(|e| Failure::io("cannot start the engine thread", e))?;
-    let created = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let served = ServedModel {
-        id: name,
-        created_unix_s: created.as_secs(),
-        context_tokens_max: budget.context_tokens_max,
-    };
-    Ok((
-        TextModel {
-            digest,
-            served,
-            tokenizer,
-            template,
-            grammars,
-            limits: request_limits,
-            planned_bytes: budget.total_bytes,
-        },
-        handle,
-    ))
 }
 
 fn announce(

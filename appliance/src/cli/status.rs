@@ -21,13 +21,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let runtime = super::runtime()?;
-    let silent = |_| {
-        let message = format!("{} did not answer within {ANSWER_MAX:?}", args.http);
-        Failure::new(exit::UNAVAILABLE, message)
-    };
-    let asked = async { tokio::time::timeout(ANSWER_MAX, get(args.http, "/status")).await };
-    let text = runtime.block_on(asked).map_err(silent)??;
+    let text = ask(args.http, "GET", "/status")?;
     if args.json {
         super::show(&format!("{text}\n"))?;
         return Ok(());
@@ -54,8 +48,19 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
 /// A box that does not say how it is within this is not well.
 const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// One GET over HTTP/1.1; the answer is a few hundred bytes.
-async fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
+/// Asks a box something over HTTP/1.1. The error is what it said, if it said no.
+pub(super) fn ask(address: SocketAddr, method: &str, path: &str) -> Result<String, Failure> {
+    let runtime = super::runtime()?;
+    let silent = |_| {
+        let message = format!("{address} did not answer within {ANSWER_MAX:?}");
+        Failure::new(exit::UNAVAILABLE, message)
+    };
+    let asked = async { tokio::time::timeout(ANSWER_MAX, send(address, method, path)).await };
+    runtime.block_on(asked).map_err(silent)?
+}
+
+/// One request; the answer is a few hundred bytes.
+async fn send(address: SocketAddr, method: &str, path: &str) -> Result<String, Failure> {
     let failed = |e: &dyn std::fmt::Display| {
         Failure::new(
             exit::UNAVAILABLE,
@@ -69,12 +74,21 @@ async fn get(address: SocketAddr, path: &str) -> Result<String, Failure> {
         .await
         .map_err(|e| failed(&e))?;
     tokio::spawn(connection);
-    let request = hyper::Request::get(path)
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
         .header("host", address.to_string())
         .body(Empty::<bytes::Bytes>::new())
         .expect("a constant request");
     let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
+    let status = response.status();
     let limited = http_body_util::Limited::new(response.into_body(), 1 << 20);
     let body = limited.collect().await.map_err(|e| failed(&e))?.to_bytes();
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if status.is_success() {
+        return Ok(text);
+    }
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let message = said["error"]["message"].as_str().unwrap_or(&text);
+    Err(Failure::new(exit::UNAVAILABLE, message))
 }

@@ -5,11 +5,12 @@
 //! cancellation always fits.
 
 mod beside;
+mod change;
 mod dispatcher;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outstation_kernels::heap;
@@ -20,9 +21,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use super::board::{Board, BoardReading};
 use super::energy::{Energy, EnergyStatus};
 use super::engine_thread::{EngineHandle, ToEngine};
-use super::exchange::Exchange;
 use super::log::{Entry, Log, LogStatus, Told};
 use super::memory::resident_bytes;
+use super::ota::runner::Handle;
 use crate::grammar::Grammars;
 use crate::limits;
 use crate::request::{
@@ -31,11 +32,11 @@ use crate::request::{
 };
 use crate::sampler::splitmix;
 use crate::scheduler::Outcome;
-use crate::station::Station;
 use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
 
-pub use dispatcher::{Dispatcher, Watchers};
+pub use change::Paused;
+pub use dispatcher::{CaseWatch, Dispatcher, Watchers};
 use dispatcher::{End, News};
 
 /// What the box serves, for lists and checks.
@@ -107,7 +108,7 @@ impl WeakGateway {
 struct Shared {
     text: RwLock<Arc<TextModel>>,
     /// Held by requests between reading `text` and being under way, and by a change of the model.
-    changing: tokio::sync::RwLock<()>,
+    changing: Arc<tokio::sync::RwLock<()>>,
     commands: mpsc::Sender<Command>,
     board: Arc<Board>,
     /// Requests that may be under way at once; see `commands_max`.
@@ -117,6 +118,8 @@ struct Shared {
     next_id: AtomicU64,
     seed: u64,
     watchers: Watchers,
+    /// The life of releases, on a box that follows a ring.
+    models: OnceLock<Handle>,
     draining: AtomicBool,
     /// Rung when a request ends, for who waits for the drain.
     ended: Arc<Notify>,
@@ -155,7 +158,8 @@ impl Gateway {
         let ended = Arc::new(Notify::new());
         let shared = Shared {
             text: RwLock::new(Arc::new(text)),
-            changing: tokio::sync::RwLock::new(()),
+            changing: Arc::default(),
+            models: OnceLock::new(),
             commands,
             board,
             places: Arc::new(Semaphore::new(requests_under_way)),
@@ -192,33 +196,6 @@ impl Gateway {
     fn text(&self) -> Arc<TextModel> {
         let text = self.shared.text.read();
         text.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Changes what is served. New requests wait; those that were taken are finished with the model that they began
-    /// with; then `change` gets the station, which it may drop before it loads another, and gives the next one and its
-    /// text side. What waited goes on with that. It runs on a thread of its own, since it takes its time.
-    ///
-    /// `None`: the engine has stopped.
-    pub async fn change_model<E: Send + 'static>(
-        &self,
-        exchange: Exchange<E>,
-        change: impl FnOnce(Box<Station<E>>) -> (Box<Station<E>>, TextModel) + Send + 'static,
-    ) -> Option<()> {
-        let _alone = self.shared.changing.write().await;
-        self.shared.commands.send(Command::HandOver).await.ok()?;
-        let changed = tokio::task::spawn_blocking(move || {
-            let (station, text) = change(exchange.take()?);
-            exchange.give(station);
-            Some(text)
-        });
-        let text = changed.await.expect("the change does not panic")?;
-        let mut place = self
-            .shared
-            .text
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        *place = Arc::new(text);
-        Some(())
     }
 
     /// Whether a token was really decoded, and new requests are taken.
@@ -267,6 +244,16 @@ impl Gateway {
     /// The log, where there is one.
     pub fn log(&self) -> Option<&Log> {
         self.shared.watchers.log.as_ref()
+    }
+
+    /// The life of releases begins.
+    pub fn follow(&self, models: Handle) {
+        assert!(self.shared.models.set(models).is_ok(), "it begins once");
+    }
+
+    /// The life of releases, on a box that follows a ring.
+    pub fn models(&self) -> Option<&Handle> {
+        self.shared.models.get()
     }
 
     /// Refuses new requests from here on.

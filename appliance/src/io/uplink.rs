@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outstation_wire::uplink::{FactoryMessage, Hello, RefusedCode, Welcome};
+use quinn::Connection;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -74,6 +75,23 @@ pub struct BoxState {
     pub requests_served: u64,
     /// What is wrong, in a sentence; empty if nothing is.
     pub trouble: String,
+    /// What it does with what is released.
+    pub release: ReleaseState,
+}
+
+/// What a box does with what is released, as its Hello tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReleaseState {
+    /// The ring that it follows; empty if none.
+    pub ring: String,
+    /// The counter of its rollout.
+    pub rollout: u64,
+    /// The manifest that this is about.
+    pub manifest: String,
+    /// How far it is: a `ReleasePhase`.
+    pub phase: i32,
+    /// Why it gave that up.
+    pub reason: String,
 }
 
 /// How the uplink is to behave.
@@ -128,6 +146,7 @@ pub struct UplinkState {
 #[derive(Debug)]
 pub struct Uplink {
     state: watch::Receiver<UplinkState>,
+    connection: watch::Receiver<Option<Connection>>,
     task: JoinHandle<()>,
 }
 
@@ -140,6 +159,7 @@ impl Uplink {
         box_state: impl Fn() -> BoxState + Send + Sync + 'static,
     ) -> Self {
         let (state, seen) = watch::channel(UplinkState::default());
+        let (connection, connected) = watch::channel(None);
         let link = Link {
             queue: Queue::new(options.segments_at_once.max(1)),
             pace: Arc::default(),
@@ -152,11 +172,18 @@ impl Uplink {
             membership,
             spool,
             state,
+            connection,
         };
         Self {
             state: seen,
+            connection: connected,
             task: tokio::spawn(link.run()),
         }
+    }
+
+    /// The connection, while the factory has answered on it, for who else needs the factory.
+    pub fn connection(&self) -> watch::Receiver<Option<Connection>> {
+        self.connection.clone()
     }
 
     /// How it is, and every change.
@@ -185,6 +212,7 @@ struct Link<S> {
     /// What the spool was told to leave.
     left_epoch: Option<[u8; 16]>,
     state: watch::Sender<UplinkState>,
+    connection: watch::Sender<Option<Connection>>,
 }
 
 /// Why a session ended.
@@ -227,6 +255,7 @@ impl<S: Spool> Link<S> {
                 continue;
             }
             let ended = self.session(&mut changed, &mut backoff).await;
+            self.connection.send_replace(None);
             self.state.send_modify(|state| {
                 state.connected = false;
                 state.trouble = ended.as_ref().err().map(ToString::to_string);
@@ -276,7 +305,12 @@ impl<S: Spool> Link<S> {
                 let hello = self.hello();
                 let answer = dial::ask(&mut send, &mut receive, hello, self.options.patience).await;
                 match answer.map_err(SessionError::from).and_then(welcome) {
-                    Ok(welcome) => hello_at = Instant::now() + self.welcomed(&welcome),
+                    Ok(welcome) => {
+                        hello_at = Instant::now() + self.welcomed(&welcome);
+                        if is_new {
+                            self.connection.send_replace(Some(connection.clone()));
+                        }
+                    }
                     Err(error) => break Err(error),
                 }
                 backoff.succeed();
@@ -414,7 +448,11 @@ impl<S: Spool> Link<S> {
             records_lost: spool.records_lost,
             requests_served: state.requests_served,
             trouble: state.trouble,
-            ..Hello::default()
+            ring: state.release.ring,
+            rollout: state.release.rollout,
+            manifest: state.release.manifest,
+            phase: state.release.phase,
+            reason: state.release.reason,
         }
     }
 

@@ -1,10 +1,10 @@
 //! One task that owns the rings to the engine: commands go in, events come out and go where they belong.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ringbuf::traits::{Consumer, Observer, Producer};
+use ringbuf::traits::{Consumer, Observer as _, Producer};
 use tokio::sync::{Notify, mpsc};
 
 use super::{Command, Forecast};
@@ -13,6 +13,62 @@ use crate::io::engine_thread::{EngineHandle, ToEngine};
 use crate::io::log::{self, Entry, Log};
 use crate::request::{RequestId, Submission, Timings, Usage};
 use crate::scheduler::{Event, Outcome};
+use crate::trial::{Case, CaseEnd, Window};
+
+/// What requests saw of a model, for its trial: of the last hours, and anew after each change.
+#[derive(Debug, Clone, Default)]
+pub struct CaseWatch(Arc<Mutex<Observed>>);
+
+#[derive(Debug, Default)]
+struct Observed {
+    now: Window,
+    before: Window,
+}
+
+/// Requests of a window before the older half is forgotten.
+const WINDOW_REQUESTS_MAX: u64 = 10_000;
+
+impl CaseWatch {
+    /// What was seen.
+    pub fn window(&self) -> Window {
+        let observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = observed.now.clone();
+        window.merge(&observed.before);
+        window
+    }
+
+    /// Another model serves.
+    pub fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Observed::default();
+    }
+
+    fn end(&self, end: &End, submission: &Submission) {
+        let case_end = match end.outcome {
+            // A stop string, or a client that had enough, cancels.
+            Outcome::Stop | Outcome::Cancelled => CaseEnd::Stop,
+            Outcome::Length => CaseEnd::Length,
+            Outcome::Deadline => CaseEnd::Failed,
+            // Neither is the model's doing.
+            Outcome::Overloaded { .. } | Outcome::Form => return,
+        };
+        let tokens = end.usage.completion_tokens;
+        let drawn = submission.signals.signals();
+        let case = Case {
+            prefill: (tokens > 0).then_some(end.timings.prefill),
+            itl: (tokens > 1).then(|| end.timings.decode / (tokens - 1)),
+            end: case_end,
+            prompt_tokens: end.usage.prompt_tokens
+                - end.usage.cached_tokens.min(end.usage.prompt_tokens),
+            entropy: (drawn.tokens > 0).then_some(drawn.entropy_mean),
+            invalid: false,
+        };
+        let mut observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if observed.now.requests() >= WINDOW_REQUESTS_MAX {
+            observed.before = std::mem::take(&mut observed.now);
+        }
+        observed.now.add(&case);
+    }
+}
 
 /// Who hears of requests besides their clients.
 #[derive(Clone, Default)]
@@ -21,6 +77,8 @@ pub struct Watchers {
     pub log: Option<Log>,
     /// Measures them.
     pub energy: Option<Energy>,
+    /// Compares what they see with one model and with the next.
+    pub trial: Option<CaseWatch>,
 }
 
 /// Owns the rings: passes commands to the engine and events to their streams.
@@ -115,6 +173,9 @@ impl Dispatcher {
     }
 
     fn log_end(&mut self, id: RequestId, end: End, submission: Box<Submission>) {
+        if let Some(trial) = &self.watchers.trial {
+            trial.end(&end, &submission);
+        }
         let energy = self.watchers.energy.as_ref();
         let owed = energy.map(|energy| energy.owed(id, end.usage.completion_tokens));
         if let (Some(log), Some(entry)) = (&self.watchers.log, self.entries.remove(&id)) {

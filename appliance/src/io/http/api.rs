@@ -22,6 +22,7 @@ use super::answer::{self, Head};
 use super::backend::{Answer as _, Backend, Heard};
 use super::openai::{self, Delivery, Endpoint};
 use crate::io::gateway::ServedModel;
+use crate::io::ota::runner::Order;
 use crate::limits::PROMPT_BYTES_MAX;
 use crate::request::{GenerateRequest, Refusal, RefusalKind, Tenant, Timings};
 
@@ -72,6 +73,8 @@ pub fn router<B: Backend>(backend: B) -> Router {
         )
         .route("/ready", get(ready::<B>))
         .route("/status", get(status::<B>))
+        .route("/models", get(releases::<B>))
+        .route("/models/{order}", post(release_order::<B>))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn(from_this_machine))
@@ -283,6 +286,55 @@ async fn status<B: Backend>(State(api): Shared<B>) -> Response {
         }
         Err(error) => refused(&Refusal::plain(RefusalKind::Internal, error.to_string())),
     }
+}
+
+async fn releases<B: Backend>(State(api): Shared<B>) -> Response {
+    match api.backend.models() {
+        Some(models) => reply(StatusCode::OK, &json!(models.view())),
+        None => no_ring(),
+    }
+}
+
+/// What an operator wants done. A web page cannot: it would have to ask first, for the method is POST and what it sends
+/// is nothing that a form sends.
+async fn release_order<B: Backend>(
+    State(api): Shared<B>,
+    Path(order): Path<String>,
+    request: Request,
+) -> Response {
+    let bad = |status, message: &str| {
+        error(
+            status,
+            &body_of("invalid_request_error", None, None, message),
+        )
+    };
+    if request.headers().contains_key(header::ORIGIN) {
+        return bad(
+            StatusCode::FORBIDDEN,
+            "a web page may not give orders to a box",
+        );
+    }
+    let Ok(order) = serde_json::from_value::<Order>(Value::String(order)) else {
+        return bad(
+            StatusCode::NOT_FOUND,
+            "no such order: trial, commit, rollback, pin, unpin and confirm are",
+        );
+    };
+    let Some(models) = api.backend.models() else {
+        return no_ring();
+    };
+    match models.order(order).await {
+        Ok(()) => reply(StatusCode::OK, &json!({"done": true})),
+        Err(why) => bad(StatusCode::CONFLICT, &why),
+    }
+}
+
+fn no_ring() -> Response {
+    let message = "this box follows no ring: set models.ring, and enrol it or name models.source";
+    error(
+        StatusCode::NOT_FOUND,
+        &body_of("invalid_request_error", Some("not_found"), None, message),
+    )
 }
 
 async fn no_route(request: Request) -> Response {

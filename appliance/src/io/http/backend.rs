@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::io::gateway::{Forecast, Gateway, Generation, Piece, ServedModel};
 use crate::io::log::Feedback;
+use crate::io::ota::runner::Handle;
 use crate::request::{GenerateRequest, Refusal, Tenant};
 
 /// Takes requests and gives answers.
@@ -19,6 +20,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn ready(&self) -> bool;
     /// Numbers for people and scripts.
     fn status(&self) -> impl Serialize;
+    /// The life of releases, on a box that follows a ring.
+    fn models(&self) -> Option<Handle>;
     /// Takes what somebody thinks of an answer.
     fn feedback(&self, tenant: Tenant, feedback: Feedback) -> Heard;
     /// Takes a request, or says why not.
@@ -60,6 +63,10 @@ impl Backend for Gateway {
 
     fn status(&self) -> impl Serialize {
         Gateway::status(self)
+    }
+
+    fn models(&self) -> Option<Handle> {
+        Gateway::models(self).cloned()
     }
 
     fn feedback(&self, tenant: Tenant, feedback: Feedback) -> Heard {

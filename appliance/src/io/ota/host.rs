@@ -10,20 +10,20 @@ use crate::trial::Window;
 
 /// Why a model does not serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unfit {
+pub(crate) struct Unfit {
     /// Which kind of no.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// The same, for people.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// What a self-test measured.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Tested {
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Tested {
     /// Seconds to load.
-    pub load_s: f64,
+    pub(crate) load_s: f64,
     /// Tokens of golden texts a second.
-    pub tokens_per_s: f64,
+    pub(crate) tokens_per_s: f64,
 }
 
 /// The process that serves. Two kinds: `outstation serve`, and what tests make of it.

@@ -21,6 +21,7 @@ use super::metadata::MetadataFolder;
 use crate::disk::{self, Disk, DiskError};
 use crate::fetch::{Download, discard, names};
 use crate::io::disk::Folder;
+use crate::io::uplink::ReleaseState;
 use crate::slot::{
     Declined, Forget, Opened, Phase, Pinned, Reason, Release, Resume, SlotError, Slots, State,
 };
@@ -132,6 +133,20 @@ impl Handle {
     /// What is known.
     pub fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// For the factory.
+    pub fn for_hello(&self) -> ReleaseState {
+        let view = self.view.borrow();
+        let rejected = view.phase == i32::from(ReleasePhase::Rejected);
+        let reason = view.rejected.last().filter(|_| rejected);
+        ReleaseState {
+            ring: view.ring.clone(),
+            rollout: view.rollout,
+            manifest: view.manifest.clone(),
+            phase: view.phase,
+            reason: reason.map(|(_, why)| why.clone()).unwrap_or_default(),
+        }
     }
 
     /// Does what an operator asks for. The error says why not.
@@ -386,7 +401,7 @@ impl<H: Host> Runner<H> {
             }
             self.report("release.offered", &release, "");
         }
-        if self.phase() == Some(Phase::Fetching) {
+        if self.phase() == Some(Phase::Fetching) && self.may_fetch() {
             self.fetch(&manifest).await?;
         }
         if self.phase() == Some(Phase::Verified) && self.may_change_over() {
@@ -550,6 +565,15 @@ impl<H: Host> Runner<H> {
         disk::replace(&mut self.disk, &index_name(&digest), &index)?;
         disk::replace(&mut self.disk, &manifest_name(&digest), &manifest.to_json())?;
         Ok(())
+    }
+
+    fn may_fetch(&self) -> bool {
+        let unix_ms = u64::try_from(self.now().as_millisecond()).unwrap_or(0);
+        self.hurry
+            || self
+                .settings
+                .window
+                .is_none_or(|window| window.is_open(unix_ms))
     }
 
     fn may_change_over(&self) -> bool {
