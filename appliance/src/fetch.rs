@@ -89,20 +89,18 @@ impl<D: Disk> Download<D> {
     pub fn open(disk: &mut D, index: Index) -> Result<Self, DiskError> {
         let [part_name, map_name, _] = names(&index.digest);
         let chunks = index.chunks.len();
-        let part = match sized(disk, &part_name, index.bytes())? {
-            Some(part) => part,
-            None => {
-                // A map that outlived its part would say of zeros that they are there.
-                discard(disk, &index.digest)?;
-                disk.create(&part_name, index.bytes())?
-            }
+        let part = if let Some(part) = sized(disk, &part_name, index.bytes())? {
+            part
+        } else {
+            // A map that outlived its part would say of zeros that they are there.
+            discard(disk, &index.digest)?;
+            disk.create(&part_name, index.bytes())?
         };
-        let map = match sized(disk, &map_name, chunks as u64)? {
-            Some(map) => map,
-            None => {
-                remove(disk, &map_name)?;
-                disk.create(&map_name, chunks as u64)?
-            }
+        let map = if let Some(map) = sized(disk, &map_name, chunks as u64)? {
+            map
+        } else {
+            remove(disk, &map_name)?;
+            disk.create(&map_name, chunks as u64)?
         };
         disk.sync(&part)?;
         disk.sync(&map)?;

@@ -376,10 +376,20 @@ impl<D: Disk> Slots<D> {
         })
     }
 
+    /// The committed model's file went bad: the one before serves, if it is whole, or the model of the configuration.
+    /// The release may come in again.
+    pub fn damaged(&mut self, disk: &mut D, previous_is_whole: bool) -> Result<(), SlotError> {
+        self.store(disk, |state| {
+            let previous = state.previous.take().filter(|_| previous_is_whole);
+            state.committed = previous;
+            state.has_previous = false;
+        })
+    }
+
     /// An adapter that no rollout has any more goes.
     pub fn retire(&mut self, disk: &mut D, adapter: &str) -> Result<(), SlotError> {
         self.store(disk, |state| {
-            state.adapters.retain(|kept| kept.name != adapter)
+            state.adapters.retain(|kept| kept.name != adapter);
         })
     }
 

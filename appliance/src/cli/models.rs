@@ -22,8 +22,10 @@ use crate::io::exchange::Exchange;
 use crate::io::gateway::{CaseWatch, Gateway, Paused, TextModel, WeakGateway};
 use crate::io::ota::client::Shared;
 use crate::io::ota::host::{Host, Tested, Unfit};
-use crate::io::ota::runner::{Handle, Opening, Runner, Settings};
+use crate::io::ota::opening::Opening;
+use crate::io::ota::runner::{Handle, Runner, Settings};
 use crate::io::ota::source::Source;
+use crate::io::ota::view::View;
 use crate::io::ota::web::Web;
 use crate::io::uplink::Membership;
 use crate::slot::Reason;
@@ -92,49 +94,8 @@ fn list(text: &str, json: bool, box_address: SocketAddr) -> Result<(), Failure> 
         let message = format!("{box_address} does not answer like an outstation");
         Failure::new(exit::UNAVAILABLE, message)
     };
-    let view: serde_json::Value = serde_json::from_str(text).map_err(bad)?;
-    let word = |name: &str, none: &str| view[name].as_str().unwrap_or(none).to_owned();
-    let mut out = format!(
-        "serves     {}\n",
-        word("committed", "the model of the configuration")
-    );
-    out.push_str(&format!("before     {}\n", word("previous", "-")));
-    let candidate = &view["candidate"];
-    if candidate.is_object() {
-        let number = |name: &str| candidate[name].as_u64().unwrap_or(0);
-        out.push_str(&format!(
-            "under way  {} {}: {} of {} there, {} of them from the disk, {}/s{}, {} requests seen\n",
-            candidate["release"].as_str().unwrap_or("?"),
-            candidate["phase"].as_str().unwrap_or("?"),
-            crate::config::ByteSize(number("bytes_there")),
-            crate::config::ByteSize(number("bytes")),
-            crate::config::ByteSize(number("bytes_reused")),
-            crate::config::ByteSize(number("bytes_per_s")),
-            candidate["seconds_left"].as_u64().map(|s| format!(", {s} s left")).unwrap_or_default(),
-            number("requests"),
-        ));
-    }
-    for rejected in view["rejected"].as_array().into_iter().flatten() {
-        let part = |index: usize| rejected[index].as_str().unwrap_or("?").to_owned();
-        out.push_str(&format!("rejected   {}: {}\n", part(0), part(1)));
-    }
-    out.push_str(&format!(
-        "ring       {}, rollout {}\n",
-        word("ring", "-"),
-        view["rollout"]
-    ));
-    if view["pinned"] == true {
-        out.push_str("pinned     nothing comes in: `outstation models unpin`\n");
-    }
-    if view["unconfirmed"] == true {
-        out.push_str(
-            "unsure     the state was lost: `outstation models confirm` if what serves is right\n",
-        );
-    }
-    if let Some(trouble) = view["trouble"].as_str() {
-        out.push_str(&format!("trouble    {trouble}\n"));
-    }
-    super::show(&out)
+    let view: View = serde_json::from_str(text).map_err(bad)?;
+    super::show(&view.to_string())
 }
 
 /// A box that follows a ring.

@@ -8,19 +8,22 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::ServeArgs;
 use super::exit::{self, Failure};
-use super::load;
+use super::load::{self, Loaded};
 use super::logging::{Logging, Running};
 use super::models::{Follows, Serving};
 use super::settings;
 use super::station::{self, Wants};
 use crate::budget::{self, Budget};
 use crate::config::Config;
+use crate::engine::cpu::CpuEngine;
 use crate::io::energy::{Energy, Sensor};
-use crate::io::engine_thread::{self, RingSizes, WantsWork};
-use crate::io::gateway::{self, Gateway, Watchers};
+use crate::io::engine_thread::{self, EngineHandle, RingSizes, WantsWork};
+use crate::io::exchange::Exchange;
+use crate::io::gateway::{self, Gateway, TextModel, Watchers};
 use crate::io::tls::{self, Identity};
 use crate::io::{http, memory, quic};
 use crate::limits;
@@ -65,14 +68,7 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
             None => WantsWork::Nobody,
         },
     };
-    let (station, text) = station::station(&config, loaded, &budget, wants)?;
-    let sizes = RingSizes {
-        requests: gateway::commands_max(under_way),
-        events: budget::ring_events(serving),
-        work: wants.work,
-    };
-    let (mut engine, exchange) = engine_thread::start(station, sizes)
-        .map_err(|e| Failure::io("cannot start the engine thread", e))?;
+    let (text, mut engine, exchange) = start_engine(&config, loaded, &budget, under_way, wants)?;
     let energy = sensor.zip(engine.work.take());
     let energy = energy.map(|(sensor, work)| Energy::start(sensor, work));
     let energy = energy
@@ -99,18 +95,8 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
     // Until here a signal ends the process as it always does; who reads that we are ready may stop us in the same
     // instant.
     let mut signals = Signals::catch()?;
-    while !gateway.ready() {
-        if dispatching.is_finished() {
-            return Err(Failure::new(
-                exit::IO,
-                "the engine ended before its first token",
-            ));
-        }
-        let next_look = tokio::time::sleep(Duration::from_millis(1));
-        tokio::select! {
-            () = signals.wait() => return Ok(()),
-            () = next_look => {}
-        }
+    if until_ready(&gateway, &dispatching, &mut signals).await? == Woken::BySignal {
+        return Ok(());
     }
     memory::touch_heap(IO_HEAP_BYTES);
     announce(
@@ -134,8 +120,7 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
             exchange,
             wants,
         };
-        let handle = follows.start(serving, logging.as_ref().map(Running::link))?;
-        gateway.follow(handle);
+        gateway.follow(follows.start(serving, logging.as_ref().map(Running::link))?);
     }
 
     signals.wait().await;
@@ -158,6 +143,54 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
     let _ = tokio::time::timeout(Duration::from_secs(5), dispatching).await;
     let _ = std::fs::remove_file(certificate);
     Ok(())
+}
+
+fn start_engine(
+    config: &Config,
+    loaded: Loaded,
+    budget: &Budget,
+    under_way: usize,
+    wants: Wants,
+) -> Result<(TextModel, EngineHandle, Exchange<CpuEngine>), Failure> {
+    let (station, text) = station::station(config, loaded, budget, wants)?;
+    let sizes = RingSizes {
+        requests: gateway::commands_max(under_way),
+        events: budget::ring_events(&config.serving),
+        work: wants.work,
+    };
+    let (engine, exchange) = engine_thread::start(station, sizes)
+        .map_err(|e| Failure::io("cannot start the engine thread", e))?;
+    Ok((text, engine, exchange))
+}
+
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    /// A token was decoded.
+    ByEngine,
+    /// Somebody stops the program.
+    BySignal,
+}
+
+async fn until_ready(
+    gateway: &Gateway,
+    dispatching: &JoinHandle<()>,
+    signals: &mut Signals,
+) -> Result<Woken, Failure> {
+    while !gateway.ready() {
+        if dispatching.is_finished() {
+            return Err(Failure::new(
+                exit::IO,
+                "the engine ended before its first token",
+            ));
+        }
+        let next_look = tokio::time::sleep(Duration::from_millis(1));
+        tokio::select! {
+            () = signals.wait() => return Ok(Woken::BySignal),
+            () = next_look => {}
+        }
+    }
+    Ok(Woken::ByEngine)
 }
 
 async fn bind(config: &Config) -> Result<(UdpSocket, TcpListener), Failure> {

@@ -30,7 +30,10 @@ fn carried(parts: &[(u64, u32)]) -> Vec<Carried> {
 }
 
 /// Runs steps of `(from, to, requests with columns)`, told one by one, beside readings of `(at, uJ)`.
-fn ledger(steps: &[(u64, u64, &[(u64, u32)])], readings: &[(u64, u64)]) -> Ledger {
+/// From and to, and the columns of each request.
+type Steps<'a> = [(u64, u64, &'a [(u64, u32)])];
+
+fn ledger(steps: &Steps<'_>, readings: &[(u64, u64)]) -> Ledger {
     let mut ledger = Ledger::default();
     let mut shares = Shares::new(8);
     for &(from, to, parts) in steps {
@@ -49,7 +52,7 @@ fn ledger(steps: &[(u64, u64, &[(u64, u32)])], readings: &[(u64, u64)]) -> Ledge
     ledger
 }
 
-fn check(steps: &[(u64, u64, &[(u64, u32)])], readings: &[(u64, u64)], expected: Expect) {
+fn check(steps: &Steps<'_>, readings: &[(u64, u64)], expected: Expect) {
     let mut ledger = ledger(steps, readings);
     let mut told: Vec<_> = (1..=3)
         .map(|id| format!("{id}: {:?}", ledger.take(RequestId(id), 1)))

@@ -112,14 +112,14 @@ impl Bench {
             .offer(&mut self.disk, release(number), None, &rollout())
     }
 
-    fn to_loading(&mut self, number: u64) {
+    fn begin_loading(&mut self, number: u64) {
         self.offer(number).unwrap();
         self.slots.verified(&mut self.disk).unwrap();
         self.slots.load(&mut self.disk).unwrap();
     }
 
     fn install(&mut self, number: u64) {
-        self.to_loading(number);
+        self.begin_loading(number);
         self.slots.test(&mut self.disk).unwrap();
         self.slots.canary(&mut self.disk, 10).unwrap();
         self.slots.soak(&mut self.disk).unwrap();
@@ -199,7 +199,7 @@ fn a_restart_in_a_trial_spends_no_try_but_the_load_did() {
 fn what_failed_is_rolled_back_also_over_a_restart_and_never_tried_again() {
     let mut bench = Bench::new();
     bench.install(1);
-    bench.to_loading(2);
+    bench.begin_loading(2);
     bench
         .slots
         .reject(&mut bench.disk, Reason::Gate, "too slow")

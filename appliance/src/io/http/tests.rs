@@ -68,6 +68,10 @@ impl Backend for Script {
         Numbers { sequences: 3 }
     }
 
+    fn models(&self) -> Option<crate::io::ota::runner::Handle> {
+        None
+    }
+
     fn feedback(&self, _: Tenant, feedback: Feedback) -> Heard {
         match &*feedback.response_id {
             "known" => Heard::Recorded,

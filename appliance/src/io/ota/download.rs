@@ -1,6 +1,6 @@
 //! Fetching a release: from what is on the disk already, then from the source, at the rate that is allowed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ impl<D: Disk> Fetcher<'_, D> {
         progress: &mut Progress,
     ) -> Result<(), DownloadError> {
         let bases = self.local_bases(download.index());
-        let has_base = |digest: &[u8; 32]| bases.contains_key(digest);
+        let has_base = |digest: &[u8; 32]| bases.contains(digest);
         loop {
             progress.there = download.bytes_there();
             progress.bytes = download.index().bytes();
@@ -230,12 +230,12 @@ impl<D: Disk> Fetcher<'_, D> {
     }
 
     /// Bases of patches that are on this disk.
-    fn local_bases(&mut self, index: &Index) -> HashMap<[u8; 32], ()> {
-        let mut there = HashMap::new();
+    fn local_bases(&mut self, index: &Index) -> HashSet<[u8; 32]> {
+        let mut there = HashSet::new();
         for base in &index.bases {
             let [_, _, name] = names(base);
             if self.disk.open(&name).is_ok() {
-                there.insert(*base, ());
+                there.insert(*base);
             }
         }
         there

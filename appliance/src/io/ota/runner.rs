@@ -18,15 +18,15 @@ use super::client::{ClientError, Releases, Shared};
 use super::download::{DownloadError, Fetcher, Progress, RETRY_MAX, index_name, manifest_name};
 use super::host::{Host, Unfit};
 use super::metadata::MetadataFolder;
+use super::opening::{Opening, file};
+use super::view::{CandidateView, Rate, View, for_factory};
 use crate::disk::{self, Disk, DiskError};
-use crate::fetch::{Download, discard, names};
+use crate::fetch::{Download, names};
 use crate::io::disk::Folder;
 use crate::io::uplink::ReleaseState;
 use crate::slot::{
-    Declined, Forget, Opened, Phase, Pinned, Reason, Release, Resume, SlotError, Slots, State,
+    Candidate, Declined, Forget, Phase, Pinned, Reason, Release, Resume, SlotError, Slots,
 };
-use crate::superblock::SuperblockError;
-use crate::trial::{Verdict, Window, judge};
 use crate::upload::{Backoff, Pace};
 
 /// What does not change.
@@ -68,58 +68,6 @@ pub enum Order {
     Unpin,
     /// What serves is right, after the state was lost; what was rejected may come again.
     Confirm,
-}
-
-/// What is known of the models, for people and for the factory.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct View {
-    /// What serves. None: the model of the configuration.
-    pub committed: Option<String>,
-    /// What could be gone back to.
-    pub previous: Option<String>,
-    /// What is under way.
-    pub candidate: Option<CandidateView>,
-    /// What was taken back, and why.
-    pub rejected: Vec<(String, String)>,
-    /// Whether nothing may come in.
-    pub pinned: bool,
-    /// Whether both copies of the state were lost, and nobody has looked.
-    pub unconfirmed: bool,
-    /// The ring, and its counter that was seen last.
-    pub ring: String,
-    /// See `ring`.
-    pub rollout: u64,
-    /// Why nothing new comes in, if something keeps it.
-    pub trouble: Option<String>,
-    /// For the factory.
-    #[serde(skip)]
-    pub manifest: String,
-    /// For the factory.
-    #[serde(skip)]
-    pub phase: i32,
-}
-
-/// A release under way, for people.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct CandidateView {
-    /// Name and number.
-    pub release: String,
-    /// How far it is.
-    pub phase: String,
-    /// Bytes of its file.
-    pub bytes: u64,
-    /// Of them there.
-    pub bytes_there: u64,
-    /// Of them from files that were here already.
-    pub bytes_reused: u64,
-    /// Bytes that came over the wire.
-    pub bytes_fetched: u64,
-    /// Bytes a second, lately.
-    pub bytes_per_s: u64,
-    /// Seconds to the end at this rate.
-    pub seconds_left: Option<u64>,
-    /// Requests that the trial has seen.
-    pub requests: u64,
 }
 
 /// Both ends of a running one.
@@ -186,118 +134,21 @@ pub enum RoundError {
 
 /// The life of releases on this box.
 pub(crate) struct Runner<H> {
-    settings: Settings,
-    host: H,
-    source: Shared,
-    store: MetadataFolder<Folder>,
-    disk: Folder,
-    slots: Slots<Folder>,
-    orders: mpsc::Receiver<(Order, oneshot::Sender<Result<(), String>>)>,
-    view: watch::Sender<View>,
+    pub(super) settings: Settings,
+    pub(super) host: H,
+    pub(super) source: Shared,
+    pub(super) store: MetadataFolder<Folder>,
+    pub(super) disk: Folder,
+    pub(super) slots: Slots<Folder>,
+    pub(super) orders: mpsc::Receiver<(Order, oneshot::Sender<Result<(), String>>)>,
+    pub(super) view: watch::Sender<View>,
     /// The time that the factory told last, and when.
-    factory_time: watch::Receiver<Option<(u64, Instant)>>,
-    pace: Pace,
-    started: Instant,
+    pub(super) factory_time: watch::Receiver<Option<(u64, Instant)>>,
+    pub(super) pace: Pace,
+    pub(super) started: Instant,
     /// An operator does not want to wait for the window.
-    hurry: bool,
-    rollout: Option<Rollout>,
-}
-
-/// The models' folder, opened: what serves after this start is decided here.
-pub(crate) struct Opening {
-    pub(crate) disk: Folder,
-    pub(crate) slots: Slots<Folder>,
-    pub(crate) resume: Resume,
-}
-
-impl Opening {
-    /// Opens the folder and says how to go on.
-    pub(crate) fn new(folder: &Path) -> Result<Self, OpenError> {
-        let mut disk = Folder::open(folder)?;
-        let (mut slots, opened) = Slots::open(&mut disk)?;
-        if opened == Opened::Lost {
-            tracing::error!(
-                "both copies of the models' state are damaged: nothing is installed until `outstation models confirm`"
-            );
-            if let Some(release) = newest_verified(&mut disk) {
-                slots.adopt(&mut disk, release)?;
-            }
-        }
-        let resume = slots.restart(&mut disk)?;
-        Ok(Self {
-            disk,
-            slots,
-            resume,
-        })
-    }
-
-    /// The file that serves. None: the model of the configuration.
-    pub(crate) fn serves(&self, folder: &Path) -> Option<(PathBuf, String)> {
-        let release = self.slots.state().committed.as_ref()?;
-        Some((file(folder, release), release.name.clone()))
-    }
-}
-
-/// Why the folder of models cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The folder.
-    #[error("cannot open the folder of models: {0}")]
-    Folder(#[from] std::io::Error),
-    /// The state.
-    #[error("the state of the models: {0}")]
-    State(#[from] SuperblockError),
-    /// It could not be written.
-    #[error("{0}")]
-    Slot(#[from] SlotError),
-}
-
-fn file(folder: &Path, release: &Release) -> PathBuf {
-    folder.join(format!("{}.gguf", release.stem()))
-}
-
-/// The model with the highest release whose manifest and bytes fit together. Only what was verified has a manifest
-/// beside it, and its bytes are looked at again.
-fn newest_verified(disk: &mut Folder) -> Option<Release> {
-    let mut stems = Vec::new();
-    let listed = disk.list(&mut |name, _| {
-        if let Some(stem) = name.strip_suffix(".gguf") {
-            stems.push(stem.to_owned());
-        }
-    });
-    listed.ok()?;
-    let mut found: Vec<Manifest> = Vec::new();
-    for stem in stems {
-        let json = disk::contents(disk, &format!("{stem}.json"), 1 << 20)
-            .ok()
-            .flatten();
-        let manifest = json.and_then(|json| Manifest::parse(&json).ok());
-        found.extend(manifest.filter(|manifest| manifest.kind == Kind::Model));
-    }
-    found.sort_by_key(|manifest| std::cmp::Reverse((manifest.release, manifest.published_unix_ms)));
-    let whole =
-        |manifest: &Manifest| digest_of(disk, &manifest.digest()).ok() == Some(manifest.digest());
-    found
-        .into_iter()
-        .find(whole)
-        .map(|manifest| Release::of(&manifest))
-}
-
-/// BLAKE3 of a model's file.
-fn digest_of(disk: &mut Folder, digest: &[u8; 32]) -> Result<[u8; 32], DiskError> {
-    let [_, _, name] = names(digest);
-    let file = disk.open(&name)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut offset = 0;
-    loop {
-        let read = disk.read(&file, offset, &mut buffer)?;
-        if read == 0 {
-            return Ok(*hasher.finalize().as_bytes());
-        }
-        hasher.update(&buffer[..read]);
-        offset += read as u64;
-    }
+    pub(super) hurry: bool,
+    pub(super) rollout: Option<Rollout>,
 }
 
 /// How a look ended.
@@ -411,11 +262,7 @@ impl<H: Host> Runner<H> {
     }
 
     fn phase(&self) -> Option<Phase> {
-        self.slots
-            .state()
-            .candidate
-            .as_ref()
-            .map(|candidate| candidate.phase())
+        self.slots.state().candidate.as_ref().map(Candidate::phase)
     }
 
     /// The time to judge expiry by: the factory's where it is known, else the box's, but never before the floor.
@@ -700,7 +547,7 @@ impl<H: Host> Runner<H> {
             .committed
             .iter()
             .chain(&state.previous)
-            .chain(state.candidate.iter().map(|candidate| candidate.release()))
+            .chain(state.candidate.iter().map(Candidate::release))
             .map(Release::stem)
             .collect();
         self.disk.list(&mut |name, _| {
@@ -713,7 +560,7 @@ impl<H: Host> Runner<H> {
             }
         })?;
         // Maps before parts, so that none outlives its part.
-        stale.sort_by_key(|name| !name.ends_with(".map"));
+        stale.sort_by_key(|name| name.rsplit_once('.').map(|(_, end)| end != "map"));
         for name in &stale {
             self.disk.remove(name)?;
         }
@@ -723,126 +570,7 @@ impl<H: Host> Runner<H> {
         Ok(())
     }
 
-    /// The trial of a candidate that is whole: it serves at the end, or what served before does.
-    async fn trial(&mut self, manifest: &Manifest) -> Result<(), RoundError> {
-        let release = Release::of(manifest);
-        let rollout = self.rollout.clone().expect("a look leaves it");
-        let file = file(&self.settings.folder, &release);
-        // What lay on the disk since it was fetched is looked at again.
-        if digest_of(&mut self.disk, &manifest.digest()).ok() != Some(manifest.digest()) {
-            let [_, _, whole] = names(&manifest.digest());
-            self.slots.fetch(&mut self.disk)?;
-            let _ = self.disk.remove(&whole);
-            discard(&mut self.disk, &manifest.digest())?;
-            return Ok(());
-        }
-        let before = self.host.window();
-        let began = Instant::now();
-        self.slots.load(&mut self.disk)?;
-        self.report("release.trial", &release, "");
-        self.show(None, None);
-        let within = Duration::from_secs(rollout.gates.load_s_max);
-        let tested = match self.host.test(&file, &manifest.golden, within).await {
-            Ok(tested) => tested,
-            Err(unfit) => return self.take_back(&unfit, began).await,
-        };
-        self.slots.test(&mut self.disk)?;
-        self.slots.soak(&mut self.disk)?;
-        if let Err(unfit) = self.host.serve(Some(&file), Some(&manifest.name)).await {
-            return self.take_back(&unfit, began).await;
-        }
-        tracing::info!(
-            release = %release,
-            load_s = tested.load_s,
-            "a release is on trial: it serves, and may be taken back"
-        );
-        match self.soak(&rollout, &before).await? {
-            Ended::Stays => {
-                self.slots.commit(&mut self.disk)?;
-                self.hurry = false;
-                self.report("release.committed", &release, "");
-                tracing::info!(release = %release, "a release is committed");
-                Ok(())
-            }
-            Ended::Goes(unfit) => self.take_back(&unfit, began).await,
-        }
-    }
-
-    /// Watches a model that serves until it is clear what becomes of it.
-    async fn soak(&mut self, rollout: &Rollout, before: &Window) -> Result<Ended, RoundError> {
-        let began = Instant::now();
-        let (least, most) = (
-            Duration::from_secs(rollout.soak_s),
-            Duration::from_secs(rollout.deadline_s),
-        );
-        loop {
-            let now = self.host.window();
-            self.show(Some(now.requests()), None);
-            let verdict = judge(before, &now, &rollout.gates);
-            let elapsed = began.elapsed();
-            match verdict {
-                Verdict::Fail(text) => {
-                    return Ok(Ended::Goes(Unfit {
-                        reason: Reason::Gate,
-                        text,
-                    }));
-                }
-                Verdict::Pass if elapsed >= least => return Ok(Ended::Stays),
-                // Nobody asks: the golden texts were its trial.
-                Verdict::Wait if elapsed >= most || (elapsed >= least && now.requests() == 0) => {
-                    return Ok(Ended::Stays);
-                }
-                Verdict::Pass | Verdict::Wait => {}
-            }
-            tokio::select! {
-                () = tokio::time::sleep(WATCH_EVERY) => {}
-                order = self.orders.recv() => {
-                    let Some((order, answer)) = order else {
-                        // The box goes down: after the next start the trial begins again.
-                        std::future::pending::<()>().await;
-                        continue;
-                    };
-                    let ended = match order {
-                        Order::Commit => Some(Ended::Stays),
-                        Order::Rollback => Some(Ended::Goes(Unfit {
-                            reason: Reason::Operator,
-                            text: "an operator took it back".to_owned(),
-                        })),
-                        _ => None,
-                    };
-                    let busy = || "a release is on trial: commit or roll it back first".to_owned();
-                    let _ = answer.send(ended.as_ref().map(|_| ()).ok_or_else(busy));
-                    if let Some(ended) = ended {
-                        return Ok(ended);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The candidate failed: what served before serves again, and the factory hears of it.
-    async fn take_back(&mut self, unfit: &Unfit, began: Instant) -> Result<(), RoundError> {
-        self.reject(unfit)?;
-        let committed = self.slots.state().committed.clone();
-        let back = committed
-            .as_ref()
-            .map(|release| (file(&self.settings.folder, release), &release.name));
-        let served = match &back {
-            Some((file, name)) => self.host.serve(Some(file), Some(name)).await,
-            None => self.host.serve(None, None).await,
-        };
-        self.slots.rolled_back(&mut self.disk)?;
-        self.hurry = false;
-        self.report_rejected();
-        tracing::warn!(
-            "a release was taken back after {:.1} s: {}",
-            began.elapsed().as_secs_f64(),
-            unfit.text
-        );
-        served.map_err(|unfit| RoundError::NoModel(unfit.text))
-    }
-
-    fn reject(&mut self, unfit: &Unfit) -> Result<(), SlotError> {
+    pub(super) fn reject(&mut self, unfit: &Unfit) -> Result<(), SlotError> {
         self.slots.reject(&mut self.disk, unfit.reason, &unfit.text)
     }
 
@@ -885,7 +613,7 @@ impl<H: Host> Runner<H> {
         served.map_err(|unfit| unfit.text)
     }
 
-    fn report(&self, event: &str, release: &Release, why: &str) {
+    pub(super) fn report(&self, event: &str, release: &Release, why: &str) {
         let attributes = serde_json::json!({
             "release": release.to_string(),
             "digest": hex(&release.digest),
@@ -895,7 +623,7 @@ impl<H: Host> Runner<H> {
         self.host.report(event, attributes.to_string());
     }
 
-    fn report_rejected(&self) {
+    pub(super) fn report_rejected(&self) {
         if let Some(rejected) = self.slots.state().rejected.last()
             && let Some(release) = &rejected.release
         {
@@ -905,7 +633,7 @@ impl<H: Host> Runner<H> {
     }
 
     /// Tells everybody how it stands.
-    fn show(&self, requests: Option<u64>, trouble: Option<String>) {
+    pub(super) fn show(&self, requests: Option<u64>, trouble: Option<String>) {
         let state = self.slots.state();
         let rollout = self.rollout.as_ref();
         let (manifest, phase) = for_factory(state, rollout);
@@ -936,78 +664,10 @@ impl<H: Host> Runner<H> {
     }
 }
 
-/// What the factory hears in a Hello: the manifest that the ring is about, and how far this box is with it.
-fn for_factory(state: &State, rollout: Option<&Rollout>) -> (String, ReleasePhase) {
-    let Some(rollout) = rollout else {
-        return (String::new(), ReleasePhase::Idle);
-    };
-    let is =
-        |release: &Release| Manifest::path_of(&release.name, release.release) == rollout.manifest;
-    let rejected = |release: &Option<Release>| release.as_ref().is_some_and(is);
-    let phase = match &state.candidate {
-        Some(candidate) if is(candidate.release()) => match candidate.phase() {
-            Phase::Fetching | Phase::Verified | Phase::Unknown => ReleasePhase::Fetching,
-            Phase::RollingBack => ReleasePhase::Rejected,
-            _ => ReleasePhase::Trial,
-        },
-        _ if state.committed.as_ref().is_some_and(is) => ReleasePhase::Committed,
-        _ if state.rejected.iter().any(|r| rejected(&r.release)) => ReleasePhase::Rejected,
-        _ => ReleasePhase::Idle,
-    };
-    (rollout.manifest.clone(), phase)
-}
-
-/// What becomes of a model on trial.
-enum Ended {
-    Stays,
-    Goes(Unfit),
-}
-
-/// How often a trial is looked at.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
-
 /// No clock is right that is before this: 2026-11-01.
 const BUILT_UNIX_MS: u64 = 1_793_491_200_000;
 
 /// Bytes that are free for this user in a folder.
 fn free_bytes(folder: &Path) -> u64 {
     rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// How fast a download goes.
-struct Rate {
-    since: Instant,
-    fetched: u64,
-    bytes_per_s: u64,
-}
-
-impl Rate {
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            fetched: 0,
-            bytes_per_s: 0,
-        }
-    }
-
-    fn view(&mut self, release: &str, progress: &Progress) -> CandidateView {
-        let elapsed = self.since.elapsed().as_secs_f64();
-        if elapsed >= 1.0 {
-            let bytes = (progress.fetched - self.fetched) as f64 / elapsed;
-            self.bytes_per_s = format!("{bytes:.0}").parse().unwrap_or(0);
-            (self.since, self.fetched) = (Instant::now(), progress.fetched);
-        }
-        let left = progress.bytes - progress.there;
-        CandidateView {
-            release: release.to_owned(),
-            phase: "fetching".to_owned(),
-            bytes: progress.bytes,
-            bytes_there: progress.there,
-            bytes_reused: progress.reused,
-            bytes_fetched: progress.fetched,
-            bytes_per_s: self.bytes_per_s,
-            seconds_left: left.checked_div(self.bytes_per_s),
-            requests: 0,
-        }
-    }
 }
