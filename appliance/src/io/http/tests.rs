@@ -252,7 +252,7 @@ fn a_whole_chat() {
             x-forecast-ttft-ms: 120
             content-length: 398
             connection: close
-            {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
+            {"id":"chatcmpl-…","object":"chat.completion","created":…,"model":"org/tiny","choices":[{"index":0,"message":{"role":"assistant","content":"Hello\n\"é\"","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}"#]],
     );
 }
 
@@ -261,13 +261,13 @@ fn two_answers_to_one_question() {
     check(
         &chat("hi", r#", "n": 2"#),
         &expect![[r#"
-        HTTP/1.1 200 OK
-        content-type: application/json
-        server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
-        x-forecast-ttft-ms: 120
-        content-length: 521
-        connection: close
-        {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}},{"finish_reason":"stop","index":1,"logprobs":null,"message":{"content":"Hello\n\"é\"","refusal":null,"role":"assistant"}}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion","usage":{"completion_tokens":4,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":9}}"#]],
+            HTTP/1.1 200 OK
+            content-type: application/json
+            server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
+            x-forecast-ttft-ms: 120
+            content-length: 521
+            connection: close
+            {"id":"chatcmpl-…","object":"chat.completion","created":…,"model":"org/tiny","choices":[{"index":0,"message":{"role":"assistant","content":"Hello\n\"é\"","refusal":null},"logprobs":null,"finish_reason":"stop"},{"index":1,"message":{"role":"assistant","content":"Hello\n\"é\"","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}"#]],
     );
     check(
         &chat(
@@ -281,13 +281,13 @@ fn two_answers_to_one_question() {
             x-forecast-ttft-ms: 120
             connection: close
             transfer-encoding: chunked
-            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":1,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[{"delta":{"content":"llo\n\"é\""},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[{"delta":{"content":"llo\n\"é\""},"finish_reason":null,"index":1,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[{"delta":{},"finish_reason":"stop","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[{"delta":{},"finish_reason":"stop","index":1,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":{"completion_tokens":4,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":9}}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"role":"assistant","content":"He"},"logprobs":null,"finish_reason":null}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":1,"delta":{"role":"assistant","content":"He"},"logprobs":null,"finish_reason":null}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"content":"llo\n\"é\""},"logprobs":null,"finish_reason":null}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":1,"delta":{"content":"llo\n\"é\""},"logprobs":null,"finish_reason":null}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":1,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}
             data: [DONE]"#]],
     );
 }
@@ -302,22 +302,22 @@ fn a_deadline_is_a_header() {
     check(
         &with("2500"),
         &expect![[r#"
-        HTTP/1.1 504 Gateway Timeout
-        content-type: application/json
-        x-should-retry: false
-        content-length: 98
-        connection: close
-        {"error":{"code":"deadline_exceeded","message":"2 s are left","param":null,"type":"server_error"}}"#]],
+            HTTP/1.1 504 Gateway Timeout
+            content-type: application/json
+            x-should-retry: false
+            content-length: 98
+            connection: close
+            {"error":{"message":"2 s are left","type":"server_error","param":null,"code":"deadline_exceeded"}}"#]],
     );
     check(
         &with("soon"),
         &expect![[r#"
-        HTTP/1.1 400 Bad Request
-        content-type: application/json
-        x-should-retry: false
-        content-length: 136
-        connection: close
-        {"error":{"code":null,"message":"x-deadline-ms must be milliseconds, like 2500","param":"x-deadline-ms","type":"invalid_request_error"}}"#]],
+            HTTP/1.1 400 Bad Request
+            content-type: application/json
+            x-should-retry: false
+            content-length: 136
+            connection: close
+            {"error":{"message":"x-deadline-ms must be milliseconds, like 2500","type":"invalid_request_error","param":"x-deadline-ms","code":null}}"#]],
     );
 }
 
@@ -335,10 +335,10 @@ fn a_streamed_chat() {
             x-forecast-ttft-ms: 120
             connection: close
             transfer-encoding: chunked
-            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[{"delta":{"content":"llo\n\"é\""},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[{"delta":{},"finish_reason":"stop","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":null}
-            data: {"choices":[],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"role":"assistant","content":"He"},"logprobs":null,"finish_reason":null}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"content":"llo\n\"é\""},"logprobs":null,"finish_reason":null}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}
             data: [DONE]"#]],
     );
     check(
@@ -350,8 +350,8 @@ fn a_streamed_chat() {
             x-forecast-ttft-ms: 120
             connection: close
             transfer-encoding: chunked
-            data: {"choices":[{"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-            data: {"choices":[{"delta":{},"finish_reason":"length","index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]}
             data: [DONE]"#]],
     );
 }
@@ -367,8 +367,8 @@ fn a_stream_that_fails_has_no_finish_reason() {
             x-forecast-ttft-ms: 120
             connection: close
             transfer-encoding: chunked
-            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-            data: {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]],
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"role":"assistant","content":"He"},"logprobs":null,"finish_reason":null}]}
+            data: {"error":{"message":"as the script says","type":"server_error","param":null,"code":"slow_consumer"}}"#]],
     );
     check(
         &chat("torn", r#", "stream": true"#),
@@ -379,17 +379,17 @@ fn a_stream_that_fails_has_no_finish_reason() {
             x-forecast-ttft-ms: 120
             connection: close
             transfer-encoding: chunked
-            data: {"choices":[{"delta":{"content":"He","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}],"created":…,"id":"chatcmpl-…","model":"org/tiny","object":"chat.completion.chunk"}
-            data: {"error":{"code":"internal_error","message":"the answer broke off inside the box","param":null,"type":"server_error"}}"#]],
+            data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"role":"assistant","content":"He"},"logprobs":null,"finish_reason":null}]}
+            data: {"error":{"message":"the answer broke off inside the box","type":"server_error","param":null,"code":"internal_error"}}"#]],
     );
     check(
         &chat("fail", ""),
         &expect![[r#"
-        HTTP/1.1 503 Service Unavailable
-        content-type: application/json
-        content-length: 100
-        connection: close
-        {"error":{"code":"slow_consumer","message":"as the script says","param":null,"type":"server_error"}}"#]],
+            HTTP/1.1 503 Service Unavailable
+            content-type: application/json
+            content-length: 100
+            connection: close
+            {"error":{"message":"as the script says","type":"server_error","param":null,"code":"slow_consumer"}}"#]],
     );
 }
 
@@ -404,7 +404,7 @@ fn a_completion() {
             x-forecast-ttft-ms: 120
             content-length: 345
             connection: close
-            {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"text":"Hello\n\"é\""}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion","usage":{"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"total_tokens":7}}"#]],
+            {"id":"cmpl-…","object":"text_completion","created":…,"model":"org/tiny","choices":[{"index":0,"text":"Hello\n\"é\"","logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}"#]],
     );
     check(
         &post("/v1/completions", r#"{"prompt": "hi", "stream": true}"#),
@@ -415,9 +415,9 @@ fn a_completion() {
             x-forecast-ttft-ms: 120
             connection: close
             transfer-encoding: chunked
-            data: {"choices":[{"finish_reason":null,"index":0,"logprobs":null,"text":"He"}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion"}
-            data: {"choices":[{"finish_reason":null,"index":0,"logprobs":null,"text":"llo\n\"é\""}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion"}
-            data: {"choices":[{"finish_reason":"stop","index":0,"logprobs":null,"text":""}],"created":…,"id":"cmpl-…","model":"org/tiny","object":"text_completion"}
+            data: {"id":"cmpl-…","object":"text_completion","created":…,"model":"org/tiny","choices":[{"index":0,"text":"He","logprobs":null,"finish_reason":null}]}
+            data: {"id":"cmpl-…","object":"text_completion","created":…,"model":"org/tiny","choices":[{"index":0,"text":"llo\n\"é\"","logprobs":null,"finish_reason":null}]}
+            data: {"id":"cmpl-…","object":"text_completion","created":…,"model":"org/tiny","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"stop"}]}
             data: [DONE]"#]],
     );
 }
@@ -427,34 +427,34 @@ fn refusals_say_when_to_come_back() {
     check(
         &chat("full", ""),
         &expect![[r#"
-        HTTP/1.1 429 Too Many Requests
-        content-type: application/json
-        retry-after-ms: 1500
-        retry-after: 2
-        content-length: 110
-        connection: close
-        {"error":{"code":"rate_limit_exceeded","message":"as the script says","param":null,"type":"rate_limit_error"}}"#]],
+            HTTP/1.1 429 Too Many Requests
+            content-type: application/json
+            retry-after-ms: 1500
+            retry-after: 2
+            content-length: 110
+            connection: close
+            {"error":{"message":"as the script says","type":"rate_limit_error","param":null,"code":"rate_limit_exceeded"}}"#]],
     );
     check(
         &chat("draining", r#", "stream": true"#),
         &expect![[r#"
-        HTTP/1.1 503 Service Unavailable
-        content-type: application/json
-        retry-after-ms: 60000
-        retry-after: 60
-        content-length: 95
-        connection: close
-        {"error":{"code":"draining","message":"as the script says","param":null,"type":"server_error"}}"#]],
+            HTTP/1.1 503 Service Unavailable
+            content-type: application/json
+            retry-after-ms: 60000
+            retry-after: 60
+            content-length: 95
+            connection: close
+            {"error":{"message":"as the script says","type":"server_error","param":null,"code":"draining"}}"#]],
     );
     check(
         &chat("long", ""),
         &expect![[r#"
-        HTTP/1.1 400 Bad Request
-        content-type: application/json
-        x-should-retry: false
-        content-length: 216
-        connection: close
-        {"error":{"code":"context_length_exceeded","message":"the prompt has 600 tokens and 1 more are asked for, the context has 512: shorten the prompt or lower max_tokens","param":"prompt","type":"invalid_request_error"}}"#]],
+            HTTP/1.1 400 Bad Request
+            content-type: application/json
+            x-should-retry: false
+            content-length: 216
+            connection: close
+            {"error":{"message":"the prompt has 600 tokens and 1 more are asked for, the context has 512: shorten the prompt or lower max_tokens","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}}"#]],
     );
 }
 
@@ -468,18 +468,18 @@ fn what_is_not_json_is_refused_with_its_place() {
             x-should-retry: false
             content-length: 159
             connection: close
-            {"error":{"code":null,"message":"the body is not the JSON object it should be: trailing comma at line 2 column 7","param":null,"type":"invalid_request_error"}}"#]],
+            {"error":{"message":"the body is not the JSON object it should be: trailing comma at line 2 column 7","type":"invalid_request_error","param":null,"code":null}}"#]],
     );
     let form = post("/v1/completions", "{}").replace("application/json", "text/plain");
     check(
         &form,
         &expect![[r#"
-        HTTP/1.1 415 Unsupported Media Type
-        content-type: application/json
-        x-should-retry: false
-        content-length: 171
-        connection: close
-        {"error":{"code":"unsupported_media_type","message":"send the body as JSON, with the header `content-type: application/json`","param":null,"type":"invalid_request_error"}}"#]],
+            HTTP/1.1 415 Unsupported Media Type
+            content-type: application/json
+            x-should-retry: false
+            content-length: 171
+            connection: close
+            {"error":{"message":"send the body as JSON, with the header `content-type: application/json`","type":"invalid_request_error","param":null,"code":"unsupported_media_type"}}"#]],
     );
     let huge = format!(
         "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
@@ -489,12 +489,12 @@ fn what_is_not_json_is_refused_with_its_place() {
     check(
         &huge,
         &expect![[r#"
-        HTTP/1.1 413 Payload Too Large
-        content-type: application/json
-        x-should-retry: false
-        content-length: 155
-        connection: close
-        {"error":{"code":"request_too_large","message":"the body is larger than 8454144 bytes: send a shorter prompt","param":null,"type":"invalid_request_error"}}"#]],
+            HTTP/1.1 413 Payload Too Large
+            content-type: application/json
+            x-should-retry: false
+            content-length: 155
+            connection: close
+            {"error":{"message":"the body is larger than 8454144 bytes: send a shorter prompt","type":"invalid_request_error","param":null,"code":"request_too_large"}}"#]],
     );
 }
 
@@ -503,30 +503,30 @@ fn models_and_health() {
     check(
         &get("/v1/models"),
         &expect![[r#"
-        HTTP/1.1 200 OK
-        content-type: application/json
-        content-length: 117
-        connection: close
-        {"data":[{"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"}],"object":"list"}"#]],
+            HTTP/1.1 200 OK
+            content-type: application/json
+            content-length: 117
+            connection: close
+            {"object":"list","data":[{"id":"org/tiny","object":"model","created":7,"owned_by":"outstation","max_model_len":512}]}"#]],
     );
     check(
         &get("/v1/models/org/tiny"),
         &expect![[r#"
-        HTTP/1.1 200 OK
-        content-type: application/json
-        content-length: 90
-        connection: close
-        {"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"}"#]],
+            HTTP/1.1 200 OK
+            content-type: application/json
+            content-length: 90
+            connection: close
+            {"id":"org/tiny","object":"model","created":7,"owned_by":"outstation","max_model_len":512}"#]],
     );
     check(
         &get("/v1/models/other"),
         &expect![[r#"
-        HTTP/1.1 404 Not Found
-        content-type: application/json
-        x-should-retry: false
-        content-length: 142
-        connection: close
-        {"error":{"code":"model_not_found","message":"no model `other` here: this box serves `org/tiny`","param":null,"type":"invalid_request_error"}}"#]],
+            HTTP/1.1 404 Not Found
+            content-type: application/json
+            x-should-retry: false
+            content-length: 142
+            connection: close
+            {"error":{"message":"no model `other` here: this box serves `org/tiny`","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#]],
     );
     check(
         &get("/health"),
@@ -550,11 +550,11 @@ fn models_and_health() {
     check(
         &get("/status"),
         &expect![[r#"
-        HTTP/1.1 200 OK
-        content-type: application/json
-        content-length: 114
-        connection: close
-        {"model":{"created":7,"id":"org/tiny","max_model_len":512,"object":"model","owned_by":"outstation"},"sequences":3}"#]],
+            HTTP/1.1 200 OK
+            content-type: application/json
+            content-length: 114
+            connection: close
+            {"sequences":3,"model":{"id":"org/tiny","object":"model","created":7,"owned_by":"outstation","max_model_len":512}}"#]],
     );
     check(
         &get("/nowhere"),
@@ -564,18 +564,18 @@ fn models_and_health() {
             x-should-retry: false
             content-length: 243
             connection: close
-            {"error":{"code":"not_found","message":"nothing is at /nowhere: POST /v1/chat/completions, POST /v1/completions, POST /v1/feedback, GET /v1/models, GET /health, GET /ready and GET /status are here","param":null,"type":"invalid_request_error"}}"#]],
+            {"error":{"message":"nothing is at /nowhere: POST /v1/chat/completions, POST /v1/completions, POST /v1/feedback, GET /v1/models, GET /health, GET /ready and GET /status are here","type":"invalid_request_error","param":null,"code":"not_found"}}"#]],
     );
     check(
         &get("/v1/completions"),
         &expect![[r#"
-        HTTP/1.1 405 Method Not Allowed
-        content-type: application/json
-        x-should-retry: false
-        allow: POST
-        content-length: 126
-        connection: close
-        {"error":{"code":"method_not_allowed","message":"GET is not for /v1/completions","param":null,"type":"invalid_request_error"}}"#]],
+            HTTP/1.1 405 Method Not Allowed
+            content-type: application/json
+            x-should-retry: false
+            allow: POST
+            content-length: 126
+            connection: close
+            {"error":{"message":"GET is not for /v1/completions","type":"invalid_request_error","param":null,"code":"method_not_allowed"}}"#]],
     );
 }
 

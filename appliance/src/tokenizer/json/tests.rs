@@ -326,8 +326,8 @@ fn parts_that_we_do_not_have_are_refused() {
         tokenizer.json cannot be used: setting `continuing_subword_prefix` is not known
         tokenizer.json cannot be used: setting `end_of_word_suffix` is not known
         merge 0 is `ab`, not two parts with a space between
-        tokenizer.json cannot be used: data did not match any variant of untagged enum Merge at line 1 column 434
-        tokenizer.json cannot be used: invalid value: integer `-1`, expected u32 at line 1 column 948
+        tokenizer.json cannot be used: data did not match any variant of untagged enum Merge at line 1 column 3003
+        tokenizer.json cannot be used: invalid value: integer `-1`, expected u32 at line 1 column 1557
         tokenizer.json cannot be used: normalizer `Precompiled` is not known
         tokenizer.json cannot be used: a part without `type`
         tokenizer.json cannot be used: its normalizer may make a text 81 times as long: 64 are possible
