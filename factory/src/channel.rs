@@ -19,9 +19,12 @@ pub enum ChannelError {
     /// The answer could not be sent.
     #[error("the answer could not be sent: {0}")]
     Write(#[from] quinn::WriteError),
-    /// Nothing came.
-    #[error("nothing came within {0:?}")]
+    /// Nothing came, or nothing was taken.
+    #[error("nothing came, or was taken, within {0:?}")]
     Silent(Duration),
+    /// A file ended before its end.
+    #[error("the file broke off: {0}")]
+    File(#[from] crate::store::StoreError),
 }
 
 /// The next message. `None` at the end of the stream, and for a message that a later version made.

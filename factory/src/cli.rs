@@ -13,15 +13,20 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::export::ExportError;
 use crate::keys::{Keys, KeysError};
+use crate::ota::OtaError;
 use crate::store::{Store, StoreError};
 
 mod bench;
+mod bundle;
 pub mod compact;
 mod devices;
 pub mod erase;
 pub mod export;
 pub mod files;
+mod keys;
+mod publish;
 pub mod retain;
+mod rollout;
 mod serve;
 
 /// Takes what boxes saw into an object store, and makes of it what training reads.
@@ -75,6 +80,14 @@ enum Command {
         #[command(flatten)]
         store: StoreArgs,
     },
+    /// Make keys that sign what is released, and say which of them count.
+    Keys(keys::KeysCommandArgs),
+    /// Release a model or an adapter.
+    Publish(publish::PublishArgs),
+    /// Say which boxes are to run what is released, and when; see how far they are; stop.
+    Rollout(Box<rollout::RolloutArgs>),
+    /// Copy what a ring needs to a stick.
+    Bundle(bundle::BundleArgs),
     /// Send segments of many boxes to a running replica, as fast as it takes them.
     #[command(hide = true)]
     BenchIngest(bench::BenchArgs),
@@ -98,6 +111,8 @@ pub(crate) struct KeysArgs {
 
 /// Wrong arguments.
 pub(crate) const USAGE: u8 = 64;
+/// A file that cannot be used.
+pub(crate) const INPUT: u8 = 65;
 /// A service that does not answer.
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// Reading or writing failed.
@@ -136,6 +151,19 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<OtaError> for Failure {
+    fn from(error: OtaError) -> Self {
+        let code = match error {
+            OtaError::Store(error) => return error.into(),
+            OtaError::NoRoot | OtaError::Threshold { .. } => CONFIG,
+            OtaError::Raced { .. } => UNAVAILABLE,
+            OtaError::Document { .. } | OtaError::Input { .. } => INPUT,
+            OtaError::File { .. } => IO,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
 impl From<KeysError> for Failure {
     fn from(error: KeysError) -> Self {
         let code = match &error {
@@ -163,6 +191,10 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(&args),
         Command::Devices(args) => devices::devices(&args),
         Command::BenchIngest(args) => bench::bench(&args),
+        Command::Keys(args) => keys::run(&args),
+        Command::Publish(args) => publish::run(&args),
+        Command::Rollout(args) => rollout::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
         command => data(&command),
     };
     match result {
@@ -208,9 +240,7 @@ fn data(command: &Command) -> Result<(), Failure> {
                 let done = erase::run(args, &open_store(store)?, now).await;
                 done.map_err(|e| failed(&e))?
             }
-            Command::Serve(_) | Command::Devices(_) | Command::BenchIngest(_) => {
-                unreachable!("they are not about what is stored")
-            }
+            _ => unreachable!("they are not about what boxes saw"),
         };
         show(&format!("{line}\n"))
     })

@@ -98,6 +98,16 @@ pub struct Shown {
     pub requests_served: u64,
     /// Its clock less the factory's.
     pub clock_skew_ms: i64,
+    /// Whose releases it follows.
+    pub ring: String,
+    /// The counter of the rollout that it acts on.
+    pub rollout: u64,
+    /// The target of the manifest that it acts on.
+    pub manifest: String,
+    /// How far it is with that.
+    pub phase: String,
+    /// Why it gave that up.
+    pub reason: String,
     /// What is wrong, in sentences.
     pub trouble: Vec<String>,
 }
@@ -157,7 +167,28 @@ impl Shown {
             clones: contact.clones,
             requests_served: contact.requests_served,
             clock_skew_ms: contact.clock_skew_ms,
+            ring: contact.ring,
+            rollout: contact.rollout,
+            manifest: contact.manifest,
+            phase: contact.phase,
+            reason: contact.reason,
             trouble,
+        }
+    }
+
+    /// What it does with what is released, in a few words; empty if it follows no ring.
+    pub fn release(&self) -> String {
+        let manifest = self
+            .manifest
+            .strip_prefix("manifest/")
+            .unwrap_or(&self.manifest);
+        let manifest = manifest.strip_suffix(".json").unwrap_or(manifest);
+        let words = [self.ring.as_str(), self.phase.as_str(), manifest];
+        let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        if self.ring.is_empty() {
+            String::new()
+        } else {
+            words.join(" ")
         }
     }
 }
@@ -166,6 +197,14 @@ fn trouble(contact: &Contact, segments_missing: u64) -> Vec<String> {
     let mut all = Vec::new();
     if !contact.trouble.is_empty() {
         all.push(contact.trouble.clone());
+    }
+    if contact.phase == "rejected" {
+        let why = if contact.reason.is_empty() {
+            "it does not say why"
+        } else {
+            &contact.reason
+        };
+        all.push(format!("it took {} back: {why}", contact.manifest));
     }
     if contact.clones > 0 {
         let times = plural(contact.clones, "spool was written", "spools were written");

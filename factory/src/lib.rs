@@ -1,6 +1,7 @@
 //! The far end of the uplink: a stateless server over an object store, and the tools of who trains models.
 //!
 //! ```text
+//! models ─▶ publish ─▶ ota/… ─▶ boxes
 //! boxes ─▶ ingest ─▶ seg/…  ─▶ compact ─▶ parquet/… + commits/… ─▶ export, DuckDB, Spark, Ray, pandas
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod ingest;
 pub mod keys;
 pub mod merge;
 pub mod metrics;
+pub mod ota;
 pub mod registry;
 pub mod retain;
 mod rewrite;

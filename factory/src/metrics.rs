@@ -43,6 +43,28 @@ pub struct Metrics {
     pub enrolments: Counter,
     /// Epochs that were put into quarantine.
     pub clones: Counter,
+    /// Ranges of released files that began, by the way they go.
+    pub fetches: Family<WayLabel, Counter>,
+    /// Their bytes.
+    pub fetched_bytes: Family<WayLabel, Counter>,
+    /// Boxes of each ring, by how far they are with what is released.
+    pub release_boxes: Family<PhaseLabel, Gauge>,
+}
+
+/// Of a way to a box.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WayLabel {
+    /// `uplink` or `http`.
+    pub way: &'static str,
+}
+
+/// Of a ring and a phase.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PhaseLabel {
+    /// The ring.
+    pub ring: String,
+    /// How far.
+    pub phase: String,
 }
 
 /// Of a class.
@@ -133,6 +155,21 @@ impl Metrics {
                 "clones",
                 "Epochs that two machines write",
                 Counter::default()
+            ),
+            fetches: registered!(
+                "fetches",
+                "Ranges of released files, by way",
+                Family::default()
+            ),
+            fetched_bytes: registered!(
+                "fetched_bytes",
+                "Bytes of released files, by way",
+                Family::default()
+            ),
+            release_boxes: registered!(
+                "release_boxes",
+                "Boxes of each ring, by how far they are with what is released",
+                Family::default()
             ),
             registry,
         }

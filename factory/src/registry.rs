@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
+use outstation_wire::uplink::ReleasePhase;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,16 @@ pub struct Contact {
     pub requests_served: u64,
     /// What is wrong with it, in its words.
     pub trouble: String,
+    /// Whose releases it follows.
+    pub ring: String,
+    /// The counter of the rollout that it acts on.
+    pub rollout: u64,
+    /// The target of the manifest that it acts on.
+    pub manifest: String,
+    /// How far it is with that, as [`phase_word`] says it.
+    pub phase: String,
+    /// Why it gave that up, in its words.
+    pub reason: String,
     /// Epochs in which another machine wrote, as far as this box showed.
     pub clones: u64,
     /// Segments of it that are stored with damage inside.
@@ -376,6 +387,17 @@ impl Objects {
             }
         }
         devices.into_values().collect()
+    }
+}
+
+/// How far a box is with a release, in a word.
+pub fn phase_word(phase: ReleasePhase) -> &'static str {
+    match phase {
+        ReleasePhase::Idle => "idle",
+        ReleasePhase::Fetching => "fetching",
+        ReleasePhase::Trial => "trial",
+        ReleasePhase::Committed => "committed",
+        ReleasePhase::Rejected => "rejected",
     }
 }
 

@@ -5,7 +5,8 @@
 //!                                       └─ outstation-enrol/1 ─▶ enrol: one stream
 //! ```
 //!
-//! Memory: `connections_max` × [`RECEIVE_WINDOW_BYTES`], beside what `ingest` bounds.
+//! Memory: `connections_max` × [`RECEIVE_WINDOW_BYTES`] and `fetches_max` × [`SEND_WINDOW_BYTES`], beside what `ingest`
+//! bounds.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use quinn::{
 };
 use rustls::RootCertStore;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::contacts::{Contacts, Due};
@@ -46,6 +47,10 @@ pub struct Limits {
     pub hello_interval: Duration,
     /// Bytes a second that one box may send; 0 is no limit. Default 0.
     pub upload_bytes_per_s_max: u64,
+    /// Bytes a second of released files that one box gets; 0 is no limit. Default 0.
+    pub download_bytes_per_s_max: u64,
+    /// Ranges of released files on their way at once, to boxes and over HTTP. Default 256.
+    pub fetches_max: usize,
 }
 
 impl Default for Limits {
@@ -55,6 +60,8 @@ impl Default for Limits {
             ingest: IngestLimits::default(),
             hello_interval: Duration::from_mins(1),
             upload_bytes_per_s_max: 0,
+            download_bytes_per_s_max: 0,
+            fetches_max: 256,
         }
     }
 }
@@ -64,6 +71,8 @@ const STREAMS_MAX: u32 = 8;
 const STREAM_RECEIVE_WINDOW_BYTES: u32 = 512 << 10;
 /// What one connection can make this side store.
 pub const RECEIVE_WINDOW_BYTES: u32 = 768 << 10;
+/// What one connection has under way towards a box: 1 MiB, which is 80 Mbit/s over 100 ms.
+pub const SEND_WINDOW_BYTES: u32 = 1 << 20;
 /// A handshake that takes longer is dropped.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Handshakes at once before addresses must prove themselves.
@@ -113,6 +122,8 @@ pub struct Factory {
     pub contacts: Contacts,
     pub(crate) ingest: Ingest,
     pub(crate) limits: Limits,
+    /// Ranges of released files that may begin.
+    pub(crate) fetches: Arc<Semaphore>,
 }
 
 impl Factory {
@@ -126,6 +137,7 @@ impl Factory {
             store,
             metrics,
             contacts: Contacts::default(),
+            fetches: Arc::new(Semaphore::new(limits.fetches_max)),
             limits,
         })
     }
@@ -328,7 +340,7 @@ fn transport() -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
-        .send_window(64 << 10)
+        .send_window(SEND_WINDOW_BYTES.into())
         .datagram_receive_buffer_size(None)
         .crypto_buffer_size(16 << 10)
         .initial_rtt(Duration::from_millis(100))

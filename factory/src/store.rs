@@ -8,8 +8,9 @@
 //! commits/<number20>.json                                        what counts: an append-only list
 //! checkpoints/<number20>.json                                    the sum of all commits up to one, to begin reading at
 //! devices/<appliance>/…  enrol/…  boots/<appliance>/<epoch>/<boot20>   who is in the fleet
+//! ota/…                                                          what is released, see `ota`
 //! erasures/<tenant>.json                                         whose records are gone
-//! retention.json                                                 how long records stay: the one that is overwritten
+//! retention.json                                                 how long records stay; overwritten
 //! ```
 
 use std::hash::{BuildHasher as _, RandomState};

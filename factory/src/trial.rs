@@ -8,8 +8,8 @@ use outstation_wire::segment::{
     Class, Footer, FrameHead, HEADER_BYTES, Header, TAG_BYTES, WrappedKey,
 };
 use outstation_wire::uplink::{
-    self, ALPN_ENROL, ALPN_UPLINK, BoxMessage, Enrol, FACTORY_NAME, FactoryMessage, FromBox,
-    FromFactory, Hello, Offer,
+    self, ALPN_ENROL, ALPN_UPLINK, BoxMessage, Enrol, FACTORY_NAME, FactoryMessage, Fetch, FromBox,
+    FromFactory, Hello, Offer, Refused,
 };
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
@@ -274,6 +274,26 @@ impl Upload {
         read(&mut self.receive).await
     }
 }
+
+/// Fetches a part of a released file: the length of all of it, and the bytes; or a no.
+pub async fn fetch(
+    connection: &Connection,
+    fetch: Fetch,
+) -> Result<Result<(u64, Vec<u8>), Refused>, TrialError> {
+    let (mut send, mut receive) = connection.open_bi().await?;
+    write(&mut send, BoxMessage::Fetch(fetch)).await?;
+    match read(&mut receive).await? {
+        FactoryMessage::File(file) => {
+            let bytes = receive.read_to_end(FETCH_BYTES_MAX).await?;
+            Ok(Ok((file.bytes, bytes)))
+        }
+        FactoryMessage::Refused(refused) => Ok(Err(refused)),
+        other => Err(format!("no file: {other:?}").into()),
+    }
+}
+
+/// What a trial keeps of a file.
+const FETCH_BYTES_MAX: usize = 64 << 20;
 
 /// Offers a segment and sends what is wanted of it.
 pub async fn send(

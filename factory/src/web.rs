@@ -1,6 +1,6 @@
-//! The HTTP side of a replica: the fleet's page, JSON, metrics, health.
+//! The HTTP side of a replica: the fleet's page, JSON, metrics, health, and what is released.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::Mutex as StdMutex;
 use std::time::Duration;
@@ -17,9 +17,12 @@ use tokio::time::Instant;
 
 use crate::clock::unix_ms;
 use crate::fleet::{self, Shown, State, Totals};
+use crate::metrics::{Metrics, PhaseLabel};
 use crate::registry::{Device, Objects};
 use crate::server::Factory;
 use crate::store::{StoreError, hex};
+
+mod ota;
 
 /// How old a look into the registry may be.
 const LOOK_KEPT: Duration = Duration::from_secs(3);
@@ -69,6 +72,7 @@ impl Server {
             .route("/metrics", get(metrics))
             .route("/health", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
+            .route("/ota/{*path}", get(ota::file))
             .with_state(web);
         let stop = Arc::new(Notify::new());
         let stopped = stop.clone();
@@ -205,7 +209,32 @@ async fn devices(Shared(web): Shared<Arc<Web>>) -> Response {
 
 async fn metrics(Shared(web): Shared<Arc<Web>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    // Without the registry the other numbers are still true.
+    if let Ok(boxes) = web.boxes().await {
+        count_phases(&web.factory.metrics, &boxes);
+    }
     ([(header::CONTENT_TYPE, kind)], web.factory.metrics.text()).into_response()
+}
+
+/// Rings that are counted: names that boxes invent do not fill the memory.
+const RINGS_MAX: usize = 64;
+
+fn count_phases(metrics: &Metrics, boxes: &[Shown]) {
+    let mut counts: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for shown in boxes {
+        let named = outstation_wire::release::check_name(&shown.ring).is_ok();
+        if named && shown.state != State::Revoked {
+            *counts.entry((&shown.ring, &shown.phase)).or_default() += 1;
+        }
+    }
+    metrics.release_boxes.clear();
+    for ((ring, phase), count) in counts.into_iter().take(RINGS_MAX * 5) {
+        let label = PhaseLabel {
+            ring: ring.to_owned(),
+            phase: phase.to_owned(),
+        };
+        metrics.release_boxes.get_or_create(&label).set(count);
+    }
 }
 
 /// Whether the store answers. That nothing is there is an answer.

@@ -47,6 +47,10 @@ use tensor::foreign_type_name;
 pub struct Gguf<'a> {
     version: u32,
     alignment: u32,
+    /// Header, metadata and no more.
+    metadata: &'a [u8],
+    /// Where the data section starts.
+    data_start: u64,
     pairs: Vec<Pair<'a>>,
     /// Indexes into `pairs` in the order of keys.
     pairs_by_key: Vec<u32>,
@@ -70,6 +74,19 @@ impl<'a> Gguf<'a> {
     /// **Errors**: whatever the bytes, a [`GgufError`] and never a panic.
     /// **Cost**: one pass over the metadata, n log n in pairs and tensors; tensor data is not read.
     pub fn parse(file: &'a [u8]) -> Result<Self, GgufError> {
+        Self::parse_head(file, file.len() as u64)
+    }
+
+    /// The same from the first bytes of a file that has `file_bytes` in all: enough is what comes before the tensors'
+    /// data. Tensors whose data is not among these bytes have [`Tensor::data`] empty, and all else as it is.
+    ///
+    /// **Errors**: [`GgufError::Truncated`] where the bytes end too early.
+    /// **Panics**: if there are more bytes than the file has.
+    pub fn parse_head(file: &'a [u8], file_bytes: u64) -> Result<Self, GgufError> {
+        assert!(
+            file.len() as u64 <= file_bytes,
+            "a head is no longer than its file"
+        );
         let cursor = &mut Cursor::new(file);
         check_magic(file)?;
         cursor.take("magic", MAGIC.len() as u64)?;
@@ -78,17 +95,21 @@ impl<'a> Gguf<'a> {
         let pair_count = cursor.u64_within("metadata count", 0, limits::METADATA_PAIRS_MAX)?;
 
         let pairs = read_pairs(cursor, pair_count)?;
+        let metadata = cursor.since(&Cursor::new(file));
         let pairs_by_key =
             unique_order("metadata key", &pairs, |pair| (pair.key, pair.key_offset))?;
         let alignment = read_alignment(&pairs, &pairs_by_key)?;
 
-        let tensors = read_tensors(cursor, file, tensor_count, alignment)?;
+        let (tensors, data_start) =
+            read_tensors(cursor, (file, file_bytes), tensor_count, alignment)?;
         let tensors_by_name = unique_order("tensor name", &tensors, |tensor| {
             (tensor.name, tensor.name_offset)
         })?;
         Ok(Self {
             version,
             alignment,
+            metadata,
+            data_start,
             pairs,
             pairs_by_key,
             tensors,
@@ -104,6 +125,23 @@ impl<'a> Gguf<'a> {
     /// Bytes to which the file aligns tensor data, a power of two.
     pub const fn alignment(&self) -> u32 {
         self.alignment
+    }
+
+    /// Bytes of the file before its tensors' data.
+    pub const fn head_bytes(&self) -> u64 {
+        self.data_start
+    }
+
+    /// A metadata value as it stands in the file, without key and type: what digests are made of.
+    pub fn raw_value(&self, key: &str) -> Option<&'a [u8]> {
+        let start = self.pair(key)?.value_offset;
+        let next = self.pairs.partition_point(|pair| pair.key_offset <= start);
+        let index = |at: u64| usize::try_from(at).expect("it was read there");
+        let end = match self.pairs.get(next) {
+            Some(pair) => index(pair.key_offset),
+            None => self.metadata.len(),
+        };
+        Some(&self.metadata[index(start)..end])
     }
 
     /// The metadata value of a key.
@@ -330,10 +368,10 @@ struct TensorInfo<'a> {
 /// parser's memory by the table it returns.
 fn read_tensors<'a>(
     cursor: &mut Cursor<'a>,
-    file: &'a [u8],
+    file: (&'a [u8], u64),
     count: u64,
     alignment: u32,
-) -> Result<Vec<Tensor<'a>>, GgufError> {
+) -> Result<(Vec<Tensor<'a>>, u64), GgufError> {
     // At most TENSORS_MAX × TENSOR_INFO_BYTES_MIN: no overflow.
     cursor.require("tensor descriptions", count * limits::TENSOR_INFO_BYTES_MIN)?;
     let mut ahead = cursor.clone();
@@ -347,7 +385,7 @@ fn read_tensors<'a>(
         let info = read_tensor_info(cursor, index)?;
         tensors.push(place_tensor(file, &info, data_start, alignment)?);
     }
-    Ok(tensors)
+    Ok((tensors, data_start))
 }
 
 fn read_tensor_info<'a>(cursor: &mut Cursor<'a>, index: u64) -> Result<TensorInfo<'a>, GgufError> {
@@ -435,7 +473,7 @@ fn overflow(field: &str, offset: u64, value: u64) -> GgufError {
 }
 
 fn place_tensor<'a>(
-    file: &'a [u8],
+    (file, file_bytes): (&'a [u8], u64),
     info: &TensorInfo<'a>,
     data_start: u64,
     alignment: u32,
@@ -452,7 +490,6 @@ fn place_tensor<'a>(
     }
     let start = data_start.saturating_add(value);
     let end = start.saturating_add(info.bytes);
-    let file_bytes = file.len() as u64;
     // Saturation cannot pass for a good end: no slice is 2^64 - 1 bytes long.
     if end > file_bytes {
         return Err(GgufError::Outside {
@@ -464,10 +501,10 @@ fn place_tensor<'a>(
             file_bytes,
         });
     }
-    let index = |at: u64| usize::try_from(at).expect("not behind the end of a slice");
+    let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
     Ok(Tensor {
         file_offset: start,
-        data: &file[index(start)..index(end)],
+        data: file.get(index(start)..index(end)).unwrap_or_default(),
         ..info.tensor
     })
 }

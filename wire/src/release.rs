@@ -11,12 +11,14 @@
 //! All of it is static files, the same in an object store, on a web server and on a USB stick. `docs/ota.md` is the
 //! specification.
 
+mod digest;
 mod index;
 mod manifest;
 mod rollout;
 #[cfg(test)]
 mod tests;
 
+pub use digest::{template_digest, tokenizer_digest};
 pub use index::{
     CHUNK_BYTES_MAX, Chunk, Index, IndexError, PACK_BYTES_MAX, Pack, Patch, Place, Stored, cut,
 };

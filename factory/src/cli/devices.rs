@@ -99,6 +99,7 @@ async fn run(command: &DevicesCommand) -> Result<(), Failure> {
                         "last contact",
                         "state",
                         "model",
+                        "release",
                         "backlog",
                         "agent",
                     ],
@@ -115,12 +116,14 @@ async fn run(command: &DevicesCommand) -> Result<(), Failure> {
                     .last_contact_ms_ago
                     .map_or_else(|| "never".to_owned(), age);
                 let backlog = size(shown.spool_bytes);
+                let release = shown.release();
                 let cells = [
                     &shown.appliance,
                     &shown.name,
                     &last,
                     shown.state.word(),
                     &shown.model,
+                    &release,
                     &backlog,
                     &shown.agent,
                 ];
@@ -150,11 +153,12 @@ async fn run(command: &DevicesCommand) -> Result<(), Failure> {
     }
 }
 
-fn row(text: &mut String, cells: &[impl AsRef<str>; 7]) {
-    let [identity, name, last, state, model, backlog, agent] = cells.each_ref().map(AsRef::as_ref);
+fn row(text: &mut String, cells: &[impl AsRef<str>; 8]) {
+    let [identity, name, last, state, model, release, backlog, agent] =
+        cells.each_ref().map(AsRef::as_ref);
     let _ = writeln!(
         text,
-        "{identity:<32}  {name:<20}  {last:>12}  {state:<8}  {model:<24}  {backlog:>10}  {agent}"
+        "{identity:<32}  {name:<20}  {last:>12}  {state:<8}  {model:<24}  {release:<32}  {backlog:>10}  {agent}"
     );
 }
 

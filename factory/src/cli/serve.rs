@@ -1,6 +1,7 @@
 //! `outstation-factory serve`: keys → store → sockets → serve, until a signal.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::commits::Log;
 use crate::compact::{CompactError, CompactOptions, Compactor};
 use crate::keys::{Keys, Origin};
 use crate::merge::{MergeOptions, merge};
+use crate::ota::keeper::Keeper;
+use crate::ota::signing::SigningKey;
 use crate::retain::retain;
 use crate::server::{Factory, Limits, Server};
 use crate::store::Store;
@@ -47,6 +50,18 @@ pub(super) struct ServeArgs {
     /// Bytes a second that one box may send; 0 is no limit.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     box_bytes_per_s_max: u64,
+    /// Bytes a second of released files that one box gets; 0 is no limit.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    box_fetch_bytes_per_s_max: u64,
+    /// Key of the snapshot, as `outstation-factory keys make` writes it: this replica shows boxes what is released.
+    #[arg(long, value_name = "FILE", requires = "timestamp_key")]
+    snapshot_key: Option<PathBuf>,
+    /// Key of the timestamp: this replica signs daily that what boxes see is the newest.
+    #[arg(long, value_name = "FILE")]
+    timestamp_key: Option<PathBuf>,
+    /// Key of rollouts: this replica stops one that fails too often.
+    #[arg(long, value_name = "FILE")]
+    rollout_key: Option<PathBuf>,
     /// How often segments become files of records, like 30s or 5m; `off` leaves that to `outstation-factory compact`.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = interval)]
     compact_interval: Interval,
@@ -135,6 +150,22 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     super::runtime(threads.max(1))?.block_on(run(args))
 }
 
+/// What this replica does for releases.
+fn keeper(args: &ServeArgs) -> Result<Keeper, Failure> {
+    let load = |path: &PathBuf| SigningKey::load(path);
+    let online = [&args.snapshot_key, &args.timestamp_key]
+        .into_iter()
+        .flatten();
+    Ok(Keeper {
+        online: online.map(load).collect::<Result<_, _>>()?,
+        rollout: args
+            .rollout_key
+            .iter()
+            .map(load)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
 async fn run(args: &ServeArgs) -> Result<(), Failure> {
     let (keys, origin) = Keys::load_or_make(&args.keys.keys)?;
     let folder = args.keys.keys.display();
@@ -143,10 +174,12 @@ async fn run(args: &ServeArgs) -> Result<(), Failure> {
             "new keys in {folder}: keep a copy, no box and no segment is worth anything without them"
         );
     }
+    let keeper = keeper(args)?;
     let store = super::open_store(&args.store)?;
     let mut limits = Limits {
         connections_max: args.connections,
         upload_bytes_per_s_max: args.box_bytes_per_s_max,
+        download_bytes_per_s_max: args.box_fetch_bytes_per_s_max,
         ..Limits::default()
     };
     limits.ingest.memory_bytes_max = args.memory_mib << 20;
@@ -167,6 +200,7 @@ async fn run(args: &ServeArgs) -> Result<(), Failure> {
         }
     };
     let factory = Factory::new(store, keys, limits);
+    let keeping = (!keeper.is_idle()).then(|| tokio::spawn(keeper.run(factory.clone())));
     let server =
         Server::start(udp, factory.clone()).map_err(|e| Failure::new(IO, e.to_string()))?;
     let address = |e| Failure::io("the sockets have no address", e);
@@ -192,8 +226,8 @@ async fn run(args: &ServeArgs) -> Result<(), Failure> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("going down");
-    if let Some(compacting) = compacting {
-        compacting.abort();
+    for task in [compacting, keeping].into_iter().flatten() {
+        task.abort();
     }
     server.close().await;
     web.close().await;

@@ -104,7 +104,7 @@ fn filters(html: &mut String, totals: &Totals, boxes: usize, only: Option<State>
 
 fn table(html: &mut String, boxes: &[&Shown]) {
     html.push_str(
-        "<table><thead><tr><th>box<th>state<th class=n>last contact<th>serves<th class=n>waiting\
+        "<table><thead><tr><th>box<th>state<th class=n>last contact<th>serves<th>release<th class=n>waiting\
          <th class=n>stored<th>program, machine</tr></thead><tbody>",
     );
     for shown in boxes.iter().take(ROWS_MAX) {
@@ -145,12 +145,13 @@ fn row(html: &mut String, shown: &Shown) {
         "<tr class=\"{word}\"><td class=name><b>{}</b><small title=\"{}\">{}</small>\
          <td data-is=state><span class=state><i class={word}></i>{word}</span>\
          <td class=n data-is=\"last contact\">{last}<td data-is=serves>{}\
-         <td class=n data-is=waiting>{waiting}<td class=n data-is=stored>{stored}\
+         <td data-is=release>{}<td class=n data-is=waiting>{waiting}<td class=n data-is=stored>{stored}\
          <td data-is=program>{}<small>{}</small></tr>",
         escape(name),
         escape(&shown.appliance),
         escape(shown.appliance.get(..8).unwrap_or(&shown.appliance)),
         or_dash(&shown.model),
+        or_dash(&shown.release()),
         or_dash(&shown.agent),
         escape(&shown.hardware),
     );
@@ -162,7 +163,7 @@ fn row(html: &mut String, shown: &Shown) {
             .collect();
         let _ = write!(
             html,
-            "<tr class=\"why {word}\"><td colspan=7>{}</tr>",
+            "<tr class=\"why {word}\"><td colspan=8>{}</tr>",
             all.join(" · ")
         );
     }

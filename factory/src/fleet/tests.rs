@@ -60,6 +60,16 @@ fn the_worst_is_what_is_said() {
             "trouble: the disk is full; 1 segment never arrived: its spool was full, or its disk failed; its clock is 2 h behind"
         ],
     );
+    let rejected = Contact {
+        manifest: "manifest/site@7.json".to_owned(),
+        phase: "rejected".to_owned(),
+        reason: "ttft 1.9 times".to_owned(),
+        ..contact()
+    };
+    check(
+        device(Some(rejected)),
+        expect!["trouble: it took manifest/site@7.json back: ttft 1.9 times"],
+    );
     let cloned = Contact {
         clones: 1,
         ..contact()

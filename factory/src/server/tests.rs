@@ -19,6 +19,7 @@ use crate::trial::{self, TrialBox, Upload};
 
 mod enrolling;
 pub(crate) mod failing;
+mod fetching;
 mod fleet;
 mod segments;
 

@@ -1,4 +1,4 @@
-//! One box's connection: its Hello, and its segments.
+//! One box's connection: its Hello, its segments, and what it fetches.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +17,10 @@ use crate::channel::{self, ChannelError, later, never};
 use crate::clock::unix_ms;
 use crate::contacts::Cell;
 use crate::ingest::{Arrived, unavailable};
-use crate::registry::{Boot, Contact, Missing, Progress};
+use crate::registry::{Boot, Contact, Missing, Progress, phase_word};
 use crate::store::hex;
+
+mod fetch;
 
 /// The first message of a stream.
 const FIRST_MAX: Duration = Duration::from_secs(10);
@@ -42,6 +44,8 @@ struct Peer {
     greeted: watch::Sender<bool>,
     /// When the registry was last asked whether the box belongs here.
     admitted: Mutex<Instant>,
+    /// When it may have the next byte of what is released.
+    next_byte: Mutex<Instant>,
 }
 
 pub(super) async fn run(
@@ -114,6 +118,7 @@ impl Peer {
             epochs: Mutex::default(),
             greeted: watch::Sender::new(false),
             admitted: Mutex::new(Instant::now()),
+            next_byte: Mutex::new(Instant::now()),
         })
     }
 
@@ -132,8 +137,9 @@ impl Peer {
                 let refused = never(RefusedCode::Malformed, "this box is enrolled already");
                 self.answer(&mut send, Err(refused)).await.map(drop)
             }
+            Ok(Some(BoxMessage::Fetch(fetch))) => self.fetch(&fetch, &mut send).await,
             // A message of a later version.
-            Ok(Some(BoxMessage::Fetch(_)) | None) => {
+            Ok(None) => {
                 let refused = never(
                     RefusedCode::Unknown,
                     "this factory does not know the message: update it",
@@ -250,6 +256,11 @@ impl Peer {
                 records_lost: hello.records_lost,
                 requests_served: hello.requests_served,
                 trouble: text(&hello.trouble),
+                ring: text(&hello.ring),
+                rollout: hello.rollout,
+                manifest: text(&hello.manifest),
+                phase: phase_word(hello.phase()).to_owned(),
+                reason: text(&hello.reason),
                 clones,
                 segments_damaged: contact.segments_damaged,
                 progress: std::mem::take(&mut contact.progress),

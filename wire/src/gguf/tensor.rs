@@ -185,7 +185,13 @@ impl<'a> Tensor<'a> {
         self.file_offset
     }
 
-    /// The tensor's bytes: whole quant blocks, row after row.
+    /// Bytes of its data.
+    pub fn bytes(&self) -> u64 {
+        let bytes = self.kind.bytes(self.elements());
+        bytes.expect("it was computed when the file was parsed")
+    }
+
+    /// The tensor's bytes: whole quant blocks, row after row. Empty if only the head of the file was parsed.
     pub const fn data(&self) -> &'a [u8] {
         self.data
     }

@@ -231,3 +231,42 @@ fn a_file_is_cut_where_tensors_begin_and_each_mebibyte_after_it() {
     assert_eq!(cut([], 5), [5]);
     assert_eq!(cut([9], 5), [5]);
 }
+
+#[test]
+fn the_head_of_a_file_tells_what_the_whole_tells() {
+    use crate::gguf::{Gguf, GgufWriter, OwnedValue, TensorType};
+    let file = |template: &str, scores: bool| {
+        let mut writer = GgufWriter::new();
+        writer.put("general.architecture", OwnedValue::str("llama"));
+        if scores {
+            writer.put("tokenizer.ggml.scores", OwnedValue::f32s([0.5]));
+        }
+        writer.put("tokenizer.ggml.tokens", OwnedValue::strings(["a", "b"]));
+        writer.put("tokenizer.chat_template", OwnedValue::str(template));
+        writer.tensor("x", &[32], TensorType::F32);
+        let header = writer.finish();
+        let mut bytes = header.bytes.clone();
+        bytes.resize(usize::try_from(header.file_bytes).unwrap(), 7);
+        (bytes, header.bytes.len())
+    };
+    let (bytes, head_bytes) = file("{{ messages }}", true);
+    let whole = Gguf::parse(&bytes).unwrap();
+    let head = Gguf::parse_head(&bytes[..head_bytes], bytes.len() as u64).unwrap();
+    assert_eq!(head.head_bytes(), head_bytes as u64);
+    assert_eq!(tokenizer_digest(&head), tokenizer_digest(&whole));
+    assert_eq!(
+        template_digest(&head),
+        Some(*blake3::hash(b"{{ messages }}").as_bytes())
+    );
+    let (tensor, known) = (&head.tensors()[0], &whole.tensors()[0]);
+    assert_eq!(
+        (tensor.file_offset(), tensor.bytes()),
+        (known.file_offset(), 128)
+    );
+    assert_eq!((tensor.data().len(), known.data().len()), (0, 128));
+    assert!(Gguf::parse_head(&bytes[..40], bytes.len() as u64).is_err());
+    assert!(Gguf::parse_head(&bytes[..head_bytes], bytes.len() as u64 - 64).is_err());
+    let (other, _) = file("", false);
+    let other = Gguf::parse(&other).unwrap();
+    assert_ne!(tokenizer_digest(&other), tokenizer_digest(&whole));
+}
