@@ -97,7 +97,9 @@ pub fn replace<D: Disk>(disk: &mut D, name: &str, bytes: &[u8]) -> Result<(), Di
         return disk.sync_folder();
     }
     match disk.remove(TEMPORARY) {
-        Ok(()) | Err(DiskError::Missing) => {}
+        // What a cut left there must be gone before the name is used again: names need not arrive in order.
+        Ok(()) => disk.sync_folder()?,
+        Err(DiskError::Missing) => {}
         Err(error) => return Err(error),
     }
     let file = disk.create(TEMPORARY, bytes.len() as u64)?;

@@ -243,18 +243,28 @@ pub fn judge(before: &Window, now: &Window, gates: &Gates) -> Verdict {
     if enough { Verdict::Pass } else { Verdict::Wait }
 }
 
-/// Population stability index of two histograms: Σ (q − p) ln(q / p). 0 where either is empty.
+/// Population stability index of two histograms, Σ (q − p) ln(q / p), less what chance alone makes of so few cases:
+/// of one distribution it is about (1/n + 1/m) times a χ² of K − 1 degrees, so its mean and two deviations are taken
+/// off. 0 where either is empty.
 fn psi(before: &[u64; ENTROPY_BINS], now: &[u64; ENTROPY_BINS]) -> f64 {
     let (all_before, all_now): (u64, u64) = (before.iter().sum(), now.iter().sum());
     if all_before == 0 || all_now == 0 {
         return 0.0;
     }
-    // Half a case for each bin keeps an empty one from being infinite, and a few cases from being far apart.
-    let share =
-        |count: u64, all: u64| (count as f64 + 0.5) / (all as f64 + 0.5 * ENTROPY_BINS as f64);
+    let used = || {
+        before
+            .iter()
+            .zip(now)
+            .filter(|(before, now)| *before + *now > 0)
+    };
+    let bins = used().count() as f64;
+    // Half a case for each bin keeps an empty one from being infinite.
+    let share = |count: u64, all: u64| (count as f64 + 0.5) / (all as f64 + 0.5 * bins);
     let term = |(&before, &now): (&u64, &u64)| {
         let (p, q) = (share(before, all_before), share(now, all_now));
         (q - p) * (q / p).ln()
     };
-    before.iter().zip(now).map(term).sum()
+    let chance = (1.0 / all_before as f64 + 1.0 / all_now as f64)
+        * (bins - 1.0 + 2.0 * (2.0 * (bins - 1.0)).sqrt());
+    (used().map(term).sum::<f64>() - chance).max(0.0)
 }
