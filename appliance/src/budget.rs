@@ -6,6 +6,7 @@
 use outstation_kernels::{Isa, KvFormat};
 use serde::Serialize;
 
+use crate::adapter::{Base, PackedAdapter};
 use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, ServingConfig};
 use crate::energy::Shares;
 use crate::engine::cpu::{CpuEngine, EngineSize};
@@ -98,6 +99,54 @@ pub struct Compute {
     pub threads: usize,
     /// How keys and values are stored.
     pub kv: KvFormat,
+    /// Places for adapters.
+    pub adapters: AdapterPlaces,
+}
+
+/// How many adapters there can be at once, and how large.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AdapterPlaces {
+    /// Places; 0 is none.
+    pub count: u32,
+    /// The highest rank that fits in one.
+    pub rank_max: u32,
+}
+
+impl AdapterPlaces {
+    /// The highest rank of a step's adapters; 0 without any.
+    pub fn rank(&self) -> usize {
+        if self.count == 0 {
+            0
+        } else {
+            self.rank_max as usize
+        }
+    }
+
+    /// Bytes of a place.
+    pub fn place_bytes(&self, base: &Base) -> u64 {
+        base.bytes(self.rank()) as u64
+    }
+
+    fn line(&self, model: &Model, serving: &ServingConfig) -> Option<BudgetLine> {
+        if self.count == 0 {
+            return None;
+        }
+        let base = Base::of(model);
+        let place = self.place_bytes(&base) + PackedAdapter::table_bytes(&base) as u64;
+        let columns = serving.step_tokens_max;
+        let space = CpuEngine::adapter_space_bytes(columns as usize, self.rank());
+        Some(BudgetLine {
+            consumer: "adapters",
+            formula: format!(
+                "{} places × {} for rank {}, {columns} columns × 3 × {} × 4 B in between",
+                self.count,
+                ByteSize(place),
+                self.rank_max,
+                self.rank_max
+            ),
+            bytes: u64::from(self.count) * place + space,
+        })
+    }
 }
 
 /// Bytes of a model outside of the engine.
@@ -149,7 +198,12 @@ impl Budget {
     /// Adds up the consumers and sizes the KV pool.
     pub fn plan(
         serving: &ServingConfig,
-        Compute { isa, threads, kv }: Compute,
+        Compute {
+            isa,
+            threads,
+            kv,
+            adapters,
+        }: Compute,
         model: &Model,
         files: FileSizes,
         log: Option<&LogBytes>,
@@ -167,6 +221,7 @@ impl Budget {
         }
         check_kv(kv, model)?;
         let mut lines = fixed_lines(serving, (isa, threads), model, files, context);
+        lines.extend(adapters.line(model, serving));
         lines.extend(log.into_iter().flat_map(LogBytes::lines));
         let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
         let block_bytes = model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS);

@@ -77,6 +77,9 @@ struct ServeArgs {
     /// GGUF file [model.file].
     #[arg(long, value_name = "FILE.gguf")]
     model: Option<PathBuf>,
+    /// A LoRA adapter to serve as `<model>:NAME`, GGUF or PEFT's folder; can be repeated [adapters.files].
+    #[arg(long, value_name = "NAME=FILE")]
+    adapter: Vec<String>,
     /// UDP address of the native protocol [listen.quic].
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,

@@ -2,6 +2,9 @@
 //!
 //! This is the validated result and the list of known keys; `cli::settings` reads the sources.
 
+mod energy;
+mod models;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,12 +17,17 @@ use crate::scheduler::pace::Targets;
 use crate::spool::{Quotas, SpoolLimits};
 use crate::upload::{RATE_MIN, Window};
 
+pub use energy::{EnergyConfig, MeterChoice};
+pub use models::ModelsConfig;
+
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// What is served.
     pub model: ModelConfig,
+    /// What is served on top of it.
+    pub adapters: AdaptersConfig,
     /// Where it listens.
     pub listen: ListenConfig,
     /// How much memory it may take.
@@ -52,6 +60,50 @@ pub struct ModelConfig {
     pub name: Option<String>,
     /// A Jinja chat template instead of the model's own.
     pub chat_template_file: Option<PathBuf>,
+}
+
+/// LoRA adapters, each served as `<model>:<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct AdaptersConfig {
+    /// Those that are loaded at start: `name=path`, where the path is a GGUF adapter, or a folder with PEFT's
+    /// `adapter_config.json` and `adapter_model.safetensors`.
+    pub files: Vec<String>,
+    /// A folder of adapters that are loaded at start: GGUF files and PEFT's folders in it, by their names.
+    pub folder: Option<PathBuf>,
+    /// Places, each with its memory from the start. Default: as many as are loaded at start; none without any.
+    pub count_max: Option<u32>,
+    /// The highest rank that fits into a place. Default 16.
+    pub rank_max: u32,
+}
+
+impl Default for AdaptersConfig {
+    fn default() -> Self {
+        Self {
+            files: Vec::new(),
+            folder: None,
+            count_max: None,
+            rank_max: 16,
+        }
+    }
+}
+
+impl AdaptersConfig {
+    /// Names and paths of `files`.
+    pub fn named_files(&self) -> Result<Vec<(String, PathBuf)>, ConfigError> {
+        let split = |text: &String| match text.split_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok((name.to_owned(), PathBuf::from(path)))
+            }
+            _ => Err(ConfigError::Text {
+                key: "adapters.files",
+                what: format!(
+                    "`{text}` must be a name and a path, like plant-7=adapters/plant-7.gguf"
+                ),
+            }),
+        };
+        self.files.iter().map(split).collect()
+    }
 }
 
 /// Where it listens.
@@ -317,151 +369,20 @@ impl UplinkConfig {
     }
 }
 
-/// How the box measures the energy that it takes.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct EnergyConfig {
-    /// `auto`: the rail that feeds a Jetson, RAPL, a power meter of the whole machine, or a battery, whichever is
-    /// there, in this order. `none`. Or the path of a sensor: a folder with `energy_uj`, a file `power1_input`, an `in1_input`
-    /// beside its `curr1_input`, a battery's folder. Default `auto`.
-    pub meter: String,
-    /// Milliseconds between two readings, from 10 to 1000. Default 100.
-    pub interval_ms: u32,
-    /// Where the system shows its sensors; a container may have those of its host elsewhere. Default `/sys`.
-    pub sysfs: PathBuf,
-}
-
-impl Default for EnergyConfig {
-    fn default() -> Self {
-        Self {
-            meter: "auto".to_owned(),
-            interval_ms: 100,
-            sysfs: PathBuf::from("/sys"),
-        }
-    }
-}
-
-/// Which meter is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MeterChoice {
-    /// The best that there is.
-    Auto,
-    /// None.
-    None,
-    /// This sensor.
-    At(PathBuf),
-}
-
-impl EnergyConfig {
-    /// The choice, read.
-    pub fn choice(&self) -> MeterChoice {
-        match self.meter.as_str() {
-            "auto" => MeterChoice::Auto,
-            "none" => MeterChoice::None,
-            path => MeterChoice::At(path.into()),
-        }
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        if let MeterChoice::At(path) = self.choice()
-            && !path.is_absolute()
-        {
-            let meter = &self.meter;
-            return Err(ConfigError::Text {
-                key: "energy.meter",
-                what: format!("`{meter}` is no meter: say auto, none, or the path of a sensor"),
-            });
-        }
-        if !(10..=1000).contains(&self.interval_ms) {
-            return Err(ConfigError::Range {
-                key: "energy.interval_ms",
-                value: self.interval_ms.into(),
-                min: 10,
-                max: 1000,
-            });
-        }
-        Ok(())
-    }
-}
-
-/// Which releases the box follows. Without a ring it serves the configured model for ever.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct ModelsConfig {
-    /// The ring, as the factory's rollouts name it.
-    pub ring: Option<String>,
-    /// `uplink`, the address of a web server like `https://models.example.org/ota`, or a folder with a bundle. Default
-    /// `uplink`.
-    pub source: String,
-    /// Where models lie. Default: `models` in the state folder.
-    pub folder: Option<PathBuf>,
-    /// The root.json that the factory gave out: what everything is verified by. Needed once.
-    pub root: Option<PathBuf>,
-    /// A PEM file with the authority of the web server's certificate. Default: those of the system.
-    pub authority: Option<PathBuf>,
-    /// Seconds between two looks. Default 600.
-    pub interval_s: u32,
-    /// Bytes a second that a download takes at most, like `500KiB`. Default: no limit.
-    pub bytes_per_s_max: Option<ByteSize>,
-    /// Hours in which bytes are fetched, in UTC, like `22:00-06:00`. Default: all.
-    pub window: Option<String>,
-    /// What stays free on the disk. Default 256 MiB.
-    pub reserve: ByteSize,
-}
-
-impl Default for ModelsConfig {
-    fn default() -> Self {
-        Self {
-            ring: None,
-            source: "uplink".to_owned(),
-            folder: None,
-            root: None,
-            authority: None,
-            interval_s: 600,
-            bytes_per_s_max: None,
-            window: None,
-            reserve: ByteSize(256 << 20),
-        }
-    }
-}
-
-impl ModelsConfig {
-    /// The window, read.
-    pub fn window(&self) -> Result<Option<Window>, ConfigError> {
-        window("models.window", self.window.as_deref())
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        if let Some(ring) = &self.ring
-            && let Err(what) = outstation_wire::release::check_name(ring)
-        {
-            return Err(ConfigError::Text {
-                key: "models.ring",
-                what,
-            });
-        }
-        if !(1..=86_400).contains(&self.interval_s) {
-            return Err(ConfigError::Range {
-                key: "models.interval_s",
-                value: self.interval_s.into(),
-                min: 1,
-                max: 86_400,
-            });
-        }
-        self.window().map(drop)
-    }
-}
-
 fn window(key: &'static str, text: Option<&str>) -> Result<Option<Window>, ConfigError> {
     let parse = |text: &str| text.parse().map_err(|what| ConfigError::Text { key, what });
     text.map(parse).transpose()
 }
 
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 48] = [
+pub const KEYS: [&str; 52] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
+    "adapters.files",
+    "adapters.folder",
+    "adapters.count_max",
+    "adapters.rank_max",
     "listen.quic",
     "listen.http",
     "memory.limit",
@@ -669,7 +590,7 @@ impl Config {
             let (step, sequences) = (serving.step_tokens_max, serving.sequences_max);
             return Err(ConfigError::StepBelowSequences { step, sequences });
         }
-        self.check_watchers()?;
+        self.check_adapters().and_then(|()| self.check_watchers())?;
         for (key, address) in [
             ("listen.quic", self.listen.quic),
             ("listen.http", self.listen.http),
@@ -683,6 +604,26 @@ impl Config {
 }
 
 impl Config {
+    fn check_adapters(&self) -> Result<(), ConfigError> {
+        let adapters = &self.adapters;
+        adapters.named_files()?;
+        let within = |key, value: u32, min: u32, max: u32| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(ConfigError::Range {
+                key,
+                value: value.into(),
+                min: min.into(),
+                max: max.into(),
+            })
+        };
+        let count = adapters.count_max.unwrap_or(0);
+        within("adapters.count_max", count, 0, limits::ADAPTERS_MAX)?;
+        let rank = adapters.rank_max;
+        within("adapters.rank_max", rank, 1, limits::ADAPTER_RANK_MAX)
+    }
+
     /// Log and meter.
     fn check_watchers(&self) -> Result<(), ConfigError> {
         self.energy.check()?;

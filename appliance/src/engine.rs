@@ -5,6 +5,9 @@
 //! makes logits for the columns that ask for them. The result of a column has the same bits whatever the other columns
 //! are.
 
+use std::sync::Arc;
+
+use crate::adapter::PackedAdapter;
 use crate::kv::BlockTables;
 
 pub mod cpu;
@@ -22,10 +25,21 @@ pub struct PlanColumn {
     pub logits: bool,
 }
 
+/// A sequence whose columns run with an adapter.
+#[derive(Debug, Clone)]
+pub struct Adapted {
+    /// Row of the block table.
+    pub sequence: u32,
+    /// What is added to the base.
+    pub adapter: Arc<PackedAdapter>,
+}
+
 /// What the next step does. Columns of one sequence stand in order of position.
 #[derive(Debug, Default)]
 pub struct StepPlan {
     columns: Vec<PlanColumn>,
+    /// Sequences of this step that have an adapter, in the order of their columns.
+    adapted: Vec<Adapted>,
     columns_max: usize,
     logits_rows: usize,
 }
@@ -35,6 +49,7 @@ impl StepPlan {
     pub fn new(columns_max: usize) -> Self {
         Self {
             columns: Vec::with_capacity(columns_max),
+            adapted: Vec::with_capacity(columns_max),
             columns_max,
             logits_rows: 0,
         }
@@ -43,7 +58,30 @@ impl StepPlan {
     /// Forgets the last step.
     pub fn clear(&mut self) {
         self.columns.clear();
+        self.adapted.clear();
         self.logits_rows = 0;
+    }
+
+    /// Runs the columns of a sequence, which come next, with an adapter.
+    pub fn adapt(&mut self, sequence: u32, adapter: &Arc<PackedAdapter>) {
+        assert!(
+            self.adapted.len() < self.columns_max,
+            "each sequence has columns"
+        );
+        self.adapted.push(Adapted {
+            sequence,
+            adapter: adapter.clone(),
+        });
+    }
+
+    /// Lets go of the adapters, once the step is over: an idle engine keeps none.
+    pub fn let_go(&mut self) {
+        self.adapted.clear();
+    }
+
+    /// Sequences that have an adapter.
+    pub fn adapted(&self) -> &[Adapted] {
+        &self.adapted
     }
 
     /// Adds a column; returns the row of its logits, if it asked for them.

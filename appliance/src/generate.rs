@@ -12,6 +12,7 @@
 //! fill   the bytes, on a few threads  demo        the model inside the binary
 //! ```
 
+mod adapter;
 mod demo;
 mod fill;
 mod mix;
@@ -24,6 +25,7 @@ mod words;
 
 use std::io;
 
+pub use adapter::{AdapterSpec, adapter};
 pub use demo::demo;
 pub use mix::Mix;
 pub use shape::Shape;

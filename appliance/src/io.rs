@@ -4,6 +4,7 @@
     reason = "the clock, files and threads that the cores may not touch are handled here"
 )]
 
+pub mod adapters;
 mod board;
 pub mod disk;
 pub mod energy;

@@ -18,6 +18,7 @@ pub mod prefix;
 use prefix::{BlockTokens, Chain, PrefixIndex};
 
 use crate::limits::KV_BLOCK_POSITIONS;
+use crate::sampler::splitmix;
 
 /// Index of a block in the pool.
 pub type KvBlock = u32;
@@ -90,7 +91,7 @@ impl KvPool {
     /// `prompt` they have already: whole blocks, and at least one token less than the prompt, whose logits somebody
     /// must compute. `None` means that the pool cannot: the caller waits or refuses.
     ///
-    /// Only sequences with the same `salt` share, and all share what is pinned.
+    /// Only sequences with the same `salt` share, and all that run the base alone share what is pinned.
     ///
     /// Cost: O(blocks and prompt), no allocation.
     pub fn reserve(
@@ -98,7 +99,7 @@ impl KvPool {
         sequence: u32,
         positions: u32,
         prompt: &[u32],
-        salt: u64,
+        salt: impl Into<Salt>,
     ) -> Option<u32> {
         let count = blocks_for(positions);
         let row = sequence as usize;
@@ -109,7 +110,7 @@ impl KvPool {
         );
         let start = row * self.blocks_per_sequence_max as usize;
         let (mut shared, mut idle) = (0, 0);
-        let mut walk = Walk::new(&self.prefixes, &self.pinned, salt);
+        let mut walk = Walk::new(&self.prefixes, &self.pinned, salt.into());
         for tokens in whole_blocks(prompt) {
             let Some(block) = walk.next(tokens) else {
                 break;
@@ -143,8 +144,8 @@ impl KvPool {
     /// Positions at the front of a prompt that [`reserve`](Self::reserve) would find now.
     ///
     /// Cost: O(prompt), no allocation.
-    pub fn known(&self, prompt: &[u32], salt: u64) -> u32 {
-        let mut walk = Walk::new(&self.prefixes, &self.pinned, salt);
+    pub fn known(&self, prompt: &[u32], salt: impl Into<Salt>) -> u32 {
+        let mut walk = Walk::new(&self.prefixes, &self.pinned, salt.into());
         let known = whole_blocks(prompt)
             .iter()
             .map_while(|tokens| walk.next(tokens));
@@ -301,6 +302,46 @@ fn whole_blocks(prompt: &[u32]) -> &[BlockTokens] {
 /// The salt of what the operator pins.
 pub const UNSALTED: u64 = u64::MAX;
 
+/// Which sequences share blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Salt {
+    value: u64,
+    pinned: Pinned,
+}
+
+/// Whether blocks may be shared that were pinned for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pinned {
+    /// They hold what the base computed.
+    Shared,
+    /// An adapter computes something else.
+    Foreign,
+}
+
+impl Salt {
+    /// Sequences of a tenant that run the base alone.
+    pub const fn of_base(tenant: u64) -> Self {
+        Self {
+            value: tenant,
+            pinned: Pinned::Shared,
+        }
+    }
+
+    /// Sequences of a tenant that run with an adapter.
+    pub fn of_adapter(tenant: u64, adapter: u64) -> Self {
+        Self {
+            value: splitmix(tenant ^ splitmix(adapter)),
+            pinned: Pinned::Foreign,
+        }
+    }
+}
+
+impl From<u64> for Salt {
+    fn from(tenant: u64) -> Self {
+        Self::of_base(tenant)
+    }
+}
+
 /// Finds the blocks of a text one after another: first those that are pinned for all, then those of a salt.
 struct Walk<'a> {
     index: &'a PrefixIndex,
@@ -311,12 +352,21 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(index: &'a PrefixIndex, pinned: &'a [bool], salt: u64) -> Self {
-        Self {
-            index,
-            pinned,
-            chain: Chain::START,
-            salt: (salt != UNSALTED).then_some(salt),
+    fn new(index: &'a PrefixIndex, pinned: &'a [bool], salt: Salt) -> Self {
+        let Salt { value, pinned: may } = salt;
+        match may {
+            Pinned::Shared => Self {
+                index,
+                pinned,
+                chain: Chain::START,
+                salt: (value != UNSALTED).then_some(value),
+            },
+            Pinned::Foreign => Self {
+                index,
+                pinned,
+                chain: Chain::START.salted(value),
+                salt: None,
+            },
         }
     }
 

@@ -9,6 +9,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod budget;
 #[cfg(feature = "io")]
 pub mod cli;

@@ -56,6 +56,15 @@ pub const fn requests_under_way_max(sequences_max: u32, queue_requests_max: u32)
 /// Segments on their way to the factory at once; each holds a piece of its file.
 pub const UPLINK_SEGMENTS_MAX: u32 = 6;
 
+/// Adapters that are served at once: a request looks through all of them.
+pub const ADAPTERS_MAX: u32 = 64;
+
+/// Rank of an adapter. Past it a merged model is smaller and faster.
+pub const ADAPTER_RANK_MAX: u32 = 512;
+
+/// Bytes of an `adapter_config.json`.
+pub const ADAPTER_CONFIG_BYTES_MAX: u64 = 1 << 20;
+
 /// Threads of the kernel team.
 pub const THREADS_MAX: u32 = 64;
 

@@ -1,9 +1,12 @@
 //! A request as the box understands it, whatever protocol brought it, and what can be said about its fate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::adapter::PackedAdapter;
 use crate::flag::TokenSignals;
 use crate::grammar::Grammar;
+use crate::kv::Salt;
 use crate::limits;
 
 /// What one user asked for, in protocol-neutral form.
@@ -257,6 +260,8 @@ pub struct Submission {
     pub deadline: Option<Duration>,
     /// Who asks.
     pub tenant: Tenant,
+    /// What is added to the base, from its first step to its last.
+    pub adapter: Option<Arc<PackedAdapter>>,
     /// What its tokens said of how sure the model was, where that is measured.
     pub signals: Box<TokenSignals>,
     /// What may come next, where the answer has a form.
@@ -283,6 +288,7 @@ impl Submission {
             class: Class::default(),
             deadline: None,
             tenant: Tenant::default(),
+            adapter: None,
             signals: Box::default(),
             grammar: None,
         }
@@ -296,6 +302,14 @@ impl Submission {
     /// The answer so far.
     pub fn answer(&self) -> &[u32] {
         &self.tokens[self.prompt_tokens as usize..]
+    }
+
+    /// Who shares beginnings of prompts with it: those of its tenant that have its adapter.
+    pub fn salt(&self) -> Salt {
+        match &self.adapter {
+            None => Salt::of_base(self.tenant.0),
+            Some(adapter) => Salt::of_adapter(self.tenant.0, adapter.salt()),
+        }
     }
 
     /// Positions that it may need.

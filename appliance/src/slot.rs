@@ -3,7 +3,7 @@
 //! ```text
 //!             offer        verified       load       test        canary       soak       commit
 //! committed ──────▶ FETCHING ────▶ VERIFIED ──▶ LOADING ──▶ SELF-TEST ──▶ CANARY ──▶ SOAK ──────▶ committed
-//!     ▲                │  ▲           │            │            │           │         │           (the old one: previous)
+//!     ▲                │  ▲           │            │            │           │         │           (old: previous)
 //!     │  abandon       │  └─ fetch ───┤            └──── reject ┴───────────┴─────────┘
 //!     ├────────────────┴──────────────┘                         ▼
 //!     └───────────────────── rolled_back, its digest is remembered ── ROLLING BACK

@@ -150,6 +150,7 @@ impl<E: Engine> Station<E> {
         for row in 0..self.plan.logits_rows() {
             self.draw(row, clock);
         }
+        self.plan.let_go();
         let now = clock();
         let took = now.saturating_sub(started);
         self.scheduler

@@ -10,6 +10,7 @@ mod attention;
 mod certainty;
 mod convert;
 mod dot;
+mod low_rank;
 mod rows;
 mod tile;
 
@@ -24,6 +25,7 @@ pub(crate) use attention::attend_span;
 pub(crate) use certainty::sums;
 pub(crate) use convert::convert_row;
 pub(crate) use dot::dot_floats;
+pub(crate) use low_rank::{low_rank_down, low_rank_up};
 pub(crate) use rows::{
     add, column_scale, gelu_tanh_mul, quantize, rms_norm, rms_norm_in_place, rope_adjacent,
     rope_halves, silu_mul, softmax_weights, sum_words,

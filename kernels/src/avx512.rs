@@ -9,6 +9,7 @@
 
 mod attention;
 mod certainty;
+mod low_rank;
 mod words;
 
 use std::arch::asm;
@@ -38,6 +39,7 @@ use crate::quant::Format;
 
 pub(crate) use attention::attend_span;
 pub(crate) use certainty::sums;
+pub(crate) use low_rank::{low_rank_down, low_rank_up};
 
 /// Vectors of 16 lanes. Only `expand` uses them, which is what each unsafe call rests on: it runs on machines with
 /// AVX-512.

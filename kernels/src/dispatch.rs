@@ -367,3 +367,48 @@ pub(crate) fn dot_floats<const R: usize, const C: usize>(
         _ => unreachable!("portable multiplies in f64"),
     }
 }
+
+/// See `low_rank::down`.
+pub(crate) fn low_rank_down<const R: usize, const C: usize>(
+    isa: Isa,
+    a: &[&[u8]; R],
+    x: &[&[f32]; C],
+) -> [[f32; R]; C] {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 => unsafe { avx2::low_rank_down(a, x) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::low_rank_down(a, x) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of AArch64.
+        Isa::Neon | Isa::NeonI8mm => unsafe { neon::low_rank_down(a, x) },
+        _ => x.map(|x| a.map(|a| portable::dot_bytes(a, x))),
+    }
+}
+
+/// See `low_rank::up`.
+pub(crate) fn low_rank_up<const C: usize>(
+    isa: Isa,
+    panel: &[u8],
+    h: &[&[f32]; C],
+    y: &mut [&mut [f32]; C],
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        Isa::Avx2 => unsafe { avx2::low_rank_up(panel, h, y) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX-512 F, BW, VL, DQ and VNNI.
+        Isa::Avx512 => unsafe { avx512::low_rank_up(panel, h, y) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of AArch64.
+        Isa::Neon | Isa::NeonI8mm => unsafe { neon::low_rank_up(panel, h, y) },
+        _ => {
+            for (h, y) in h.iter().zip(y) {
+                portable::add_panel(panel, h, y);
+            }
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Vectors of f32 of any width: what attention and certainty are written in, once for all instruction sets.
+//! Vectors of f32 of any width: what attention, certainty and adapters are written in, once for all instruction sets.
 
 #![allow(unsafe_code, reason = "SIMD loads and stores go through pointers")]
 

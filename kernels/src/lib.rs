@@ -42,6 +42,8 @@ mod dispatch;
 mod floats;
 pub mod heap;
 pub mod isa;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod low_rank;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod ops;
@@ -55,7 +57,8 @@ pub mod team;
 pub use isa::Isa;
 pub use ops::{
     Activations, AttentionShape, GateUp, Inputs, KernelLimits, Kernels, KvFormat, KvLayer,
-    KvLayerMut, KvShape, KvSlot, Matrix, Precision, Query, RopeStyle, pack, rope_table,
+    KvLayerMut, KvShape, KvSlot, LowRank, LowRankColumns, Matrix, Precision, Query, RopeStyle,
+    pack, rope_table,
 };
 pub use quant::Format;
 pub use team::{Team, Worker};

@@ -9,6 +9,7 @@
 mod attention;
 mod certainty;
 mod floats;
+mod low_rank;
 mod tile;
 
 use std::arch::aarch64::{
@@ -19,6 +20,7 @@ use std::arch::asm;
 pub(crate) use attention::attend_span;
 pub(crate) use certainty::sums;
 pub(crate) use floats::{convert_row, dot_floats};
+pub(crate) use low_rank::{low_rank_down, low_rank_up};
 pub(crate) use tile::{expand, multiply, multiply_i8mm, peak};
 
 /// Asks for bytes to be brought into L1.

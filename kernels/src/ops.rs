@@ -12,6 +12,7 @@ mod activations;
 mod attention;
 mod certainty;
 mod kv;
+mod low_rank;
 mod matmul;
 mod rows;
 
@@ -29,6 +30,8 @@ pub use attention::{AttentionShape, Query};
 pub use certainty::{Certainty, certainty};
 pub use kv::{KV_SCALE_GROUP, KvFormat, KvLayer, KvLayerMut, KvShape, KvSlot, UnknownKvFormat};
 pub(crate) use kv::{WORD_MAX, WORD_SIZE_MIN};
+pub(crate) use low_rank::UP_ROWS;
+pub use low_rank::{LowRank, LowRankColumns};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use matmul::CHUNKS_AHEAD;
 pub(crate) use matmul::TileSums;

@@ -3,7 +3,7 @@
 //! Every faster kernel is tested against this file, so nothing here is clever. Weights are exact, activations stay f32.
 
 use crate::certainty::Sums;
-use crate::ops::{AttentionShape, KvLayer, Query};
+use crate::ops::{AttentionShape, KvLayer, Query, UP_ROWS};
 
 /// Σ a·b in f64.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -11,6 +11,28 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
         .zip(b)
         .map(|(a, b)| f64::from(*a) * f64::from(*b))
         .sum::<f64>() as f32
+}
+
+/// Σ a·b in f64, with a in signed bytes.
+pub(crate) fn dot_bytes(a: &[u8], b: &[f32]) -> f32 {
+    let products = a.iter().zip(b);
+    let products = products.map(|(a, b)| f64::from(a.cast_signed()) * f64::from(*b));
+    products.sum::<f64>() as f32
+}
+
+/// `y += B h` for one panel: `[rank]` scales in f32, then `[rank][UP_ROWS]` signed bytes.
+pub(crate) fn add_panel(panel: &[u8], h: &[f32], y: &mut [f32]) {
+    let (scales, bytes) = panel.split_at(4 * h.len());
+    let (scales, _) = scales.as_chunks::<4>();
+    for (index, y) in y.iter_mut().enumerate() {
+        let rows = bytes.chunks_exact(UP_ROWS).zip(scales).zip(h);
+        let products = rows.map(|((row, scale), h)| {
+            let weight =
+                f64::from(row[index].cast_signed()) * f64::from(f32::from_le_bytes(*scale));
+            weight * f64::from(*h)
+        });
+        *y += products.sum::<f64>() as f32;
+    }
 }
 
 /// `y = x / sqrt(mean(x²) + eps) · weight`. Source: Zhang and Sennrich 2019, equation 4.

@@ -1,9 +1,12 @@
 //! Threads that took their memory at start take no more: the real engine, scheduler, samplers and kernel team under a
 //! crowd that comes, leaves, is preempted, guessed for and refused, with a heap that counts what they ask of it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outstation::adapter::{Adapter, Base, PackedAdapter};
 use outstation::engine::cpu::{self, CpuEngine, EngineSize};
+use outstation::generate::AdapterSpec;
 use outstation::grammar::Grammars;
 use outstation::kv::blocks_for;
 use outstation::model::Model;
@@ -22,10 +25,12 @@ static HEAP: WatchedHeap = WatchedHeap;
 
 const CONTEXT: u32 = 512;
 const SEQUENCES: u32 = 4;
+const RANK: usize = 4;
 
-fn station() -> Station<CpuEngine> {
+fn station() -> (Station<CpuEngine>, [Arc<PackedAdapter>; 2]) {
     let file = outstation::generate::demo(1);
     let model = Model::from_gguf(&Gguf::parse(&file).expect("our own")).expect("our own");
+    let adapters = adapters(&Base::of(&model));
     let kv_blocks = 2 * blocks_for(CONTEXT);
     let limits = SchedulerLimits {
         sequences_max: SEQUENCES,
@@ -58,10 +63,26 @@ fn station() -> Station<CpuEngine> {
         team,
         size,
     );
-    Station::new(limits, engine)
+    let engine = engine.with_adapters(size.columns_max, RANK);
+    (Station::new(limits, engine), adapters)
 }
 
-fn submission(id: u64) -> Box<Submission> {
+/// Two that every matrix has, as they are served.
+fn adapters(targets: &Base) -> [Arc<PackedAdapter>; 2] {
+    [1, 2].map(|seed| {
+        let rank = u32::try_from(RANK).expect("small");
+        let file = outstation::generate::adapter(targets, &AdapterSpec::new(rank, seed));
+        let gguf = Gguf::parse(&file).expect("our own");
+        let adapter = Adapter::from_gguf(&gguf, targets).expect("our own");
+        let memory = vec![0; targets.bytes(RANK)];
+        let mut packed = PackedAdapter::new(targets, RANK, Box::new(memory));
+        let name = u8::try_from(seed).expect("small");
+        packed.fill(targets, &adapter, [name; 32]).expect("it fits");
+        Arc::new(packed)
+    })
+}
+
+fn submission(id: u64, adapters: &[Arc<PackedAdapter>; 2]) -> Box<Submission> {
     let dice = |sides: u64, salt: u64| splitmix(id.wrapping_mul(1000) + salt) % sides;
     let small = |sides, salt| u32::try_from(dice(sides, salt)).expect("small");
     // Few words, so that beginnings are shared and guesses made.
@@ -71,6 +92,7 @@ fn submission(id: u64) -> Box<Submission> {
     submission.tenant = Tenant(dice(100, 4) / 50);
     submission.deadline = (dice(10, 5) == 0).then(|| Duration::from_millis(dice(50, 6)));
     submission.seed = id;
+    submission.adapter = adapters.get(small(3, 8) as usize).cloned();
     if dice(2, 7) == 0 {
         submission.sampling = Sampling {
             top_p: 0.9,
@@ -83,13 +105,17 @@ fn submission(id: u64) -> Box<Submission> {
 }
 
 /// Answers of a given form: what reading them takes is all that they take.
-fn forms(station: &mut Station<CpuEngine>, clock: &mut dyn FnMut() -> Duration) {
+fn forms(
+    station: &mut Station<CpuEngine>,
+    adapters: &[Arc<PackedAdapter>; 2],
+    clock: &mut dyn FnMut() -> Duration,
+) {
     let file = outstation::generate::demo(1);
     let gguf = Gguf::parse(&file).expect("our own");
     let vocabulary = Vocabulary::from_gguf(&gguf).expect("our own");
     let tokenizer = Tokenizer::new(&vocabulary).expect("our own");
     let grammars = Grammars::new(&tokenizer, 8).expect("it is small");
-    let mut submissions: Vec<_> = (1000..1008).map(submission).collect();
+    let mut submissions: Vec<_> = (1000..1008).map(|id| submission(id, adapters)).collect();
     for submission in &mut submissions {
         submission.class = Class::Batch;
         submission.deadline = None;
@@ -118,11 +144,12 @@ fn forms(station: &mut Station<CpuEngine>, clock: &mut dyn FnMut() -> Duration) 
     reason = "the real engine wants a real clock"
 )]
 fn guarded_threads_use_no_heap_after_ready() {
-    let mut station = station();
+    let (mut station, adapters) = station();
     let started = Instant::now();
     let mut clock = || started.elapsed();
     station.warm_up(&mut clock);
-    let mut submissions: Vec<_> = (1..=400).map(submission).rev().collect();
+    let all = (1..=400).map(|id| submission(id, &adapters));
+    let mut submissions: Vec<_> = all.rev().collect();
     // What comes back is dropped where it was made: not on this thread, while it is guarded.
     let mut ended = Vec::with_capacity(submissions.len());
     heap::arm(OnUse::Count);
@@ -161,7 +188,7 @@ fn guarded_threads_use_no_heap_after_ready() {
     );
 
     assert_eq!(heap::excused_uses(), 0, "nobody asked for a form");
-    forms(&mut station, &mut clock);
+    forms(&mut station, &adapters, &mut clock);
     assert_eq!(heap::uses(), 0);
     assert!(
         heap::excused_uses() > 100,

@@ -9,6 +9,8 @@
     reason = "tests read files, print tables, and fail by panicking"
 )]
 
+mod adapters;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -248,3 +248,55 @@ fn ready_health_and_status_answer() {
         "a token was decoded before READY: {status}"
     );
 }
+
+/// An adapter that is named at start is in the list, answers by its name over HTTP, and is none that nobody knows.
+#[test]
+fn adapters_are_models_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plant-7.gguf");
+    let demo = outstation::generate::demo(1);
+    let gguf = outstation_wire::gguf::Gguf::parse(&demo).unwrap();
+    let model = outstation::model::Model::from_gguf(&gguf).unwrap();
+    let spec = outstation::generate::AdapterSpec::new(16, 1);
+    let base = outstation::adapter::Base::of(&model);
+    std::fs::write(&path, outstation::generate::adapter(&base, &spec)).unwrap();
+    let named = format!("plant-7={}", path.display());
+    let server = Server::start(&["--adapter", &named]);
+    let (code, body) = get(server.http, "/v1/models");
+    assert_eq!(code, 200, "{body}");
+    let list: Value = serde_json::from_str(&body).unwrap();
+    let ids: Vec<_> = [0, 1]
+        .map(|i| (&list["data"][i]["id"], &list["data"][i]["parent"]))
+        .into();
+    assert_eq!(
+        ids,
+        [
+            (&json!("demo"), &Value::Null),
+            (&json!("demo:plant-7"), &json!("demo"))
+        ]
+    );
+    let ask = |model: &str| {
+        let mut request = completion(1);
+        request["model"] = json!(model);
+        request["stream"] = json!(false);
+        request["max_tokens"] = json!(40);
+        let (code, body) = post(server.http, "/v1/completions", &request);
+        (code, serde_json::from_str::<Value>(&body).unwrap())
+    };
+    let ((_, alone), (_, adapted)) = (ask("demo"), ask("demo:plant-7"));
+    assert_eq!(alone["model"], "demo");
+    assert_eq!(adapted["model"], "demo:plant-7");
+    assert_ne!(alone["choices"][0]["text"], adapted["choices"][0]["text"]);
+    assert_eq!(ask("plant-7").1["choices"], adapted["choices"]);
+    let (code, refused) = ask("demo:plant-8");
+    assert_eq!(
+        (code, &refused["error"]["code"]),
+        (404, &json!("model_not_found"))
+    );
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("this box serves `demo`, `demo:plant-7`"),
+        "{message}"
+    );
+    server.assert_idle_and_whole();
+}

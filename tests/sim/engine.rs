@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use outstation::adapter::PackedAdapter;
 use outstation::engine::{Engine, PlanColumn, StepPlan};
 use outstation::kv::{BlockTables, KvBlock};
 use outstation::limits::KV_BLOCK_POSITIONS;
@@ -50,7 +51,13 @@ impl SimEngine {
         (block * KV_BLOCK_POSITIONS + offset) as usize
     }
 
-    fn write(&mut self, column: &PlanColumn, tables: BlockTables<'_>) {
+    /// What the first token's history follows from: the model, and the adapter that a sequence has.
+    fn start(&self, plan: &StepPlan, sequence: u32) -> u64 {
+        let adapted = plan.adapted().iter().find(|a| a.sequence == sequence);
+        start(self.model, adapted.map(|a| &*a.adapter))
+    }
+
+    fn write(&mut self, plan: &StepPlan, column: &PlanColumn, tables: BlockTables<'_>) {
         let (block, offset) = tables.locate(column.sequence, column.position);
         for (row, &held) in tables.held.iter().enumerate() {
             let start = row * tables.stride as usize;
@@ -66,7 +73,8 @@ impl SimEngine {
             let cell = self.cache[Self::place(block, offset)];
             cell.expect("positions are written in order").history
         });
-        let history = splitmix(before.unwrap_or(self.model) ^ u64::from(column.token));
+        let before = before.unwrap_or_else(|| self.start(plan, column.sequence));
+        let history = splitmix(before ^ u64::from(column.token));
         self.cache[Self::place(block, offset)] = Some(Cell {
             position: column.position,
             history,
@@ -82,7 +90,13 @@ impl SimEngine {
         tables: BlockTables<'_>,
     ) {
         let request = truth.request_in(column.sequence);
-        let mut hash = self.model;
+        let adapter = truth.requests[request].submission.adapter.as_deref();
+        let mut hash = start(self.model, adapter);
+        assert_eq!(
+            self.start(plan, column.sequence),
+            hash,
+            "the step has the request's adapter"
+        );
         for position in 0..=column.position {
             let (block, offset) = tables.locate(column.sequence, position);
             let cell = self.cache[Self::place(block, offset)];
@@ -107,6 +121,10 @@ impl SimEngine {
     }
 }
 
+fn start(model: u64, adapter: Option<&PackedAdapter>) -> u64 {
+    adapter.map_or(model, |adapter| model ^ splitmix(adapter.salt()))
+}
+
 fn guess_at(plan: &StepPlan, sequence: u32, position: u32) -> u32 {
     let at = |c: &&PlanColumn| c.sequence == sequence && c.position == position;
     plan.columns()
@@ -127,7 +145,7 @@ impl Engine for SimEngine {
         self.logits.clear();
         if truth.warms_up {
             for column in plan.columns() {
-                self.write(column, tables);
+                self.write(plan, column, tables);
             }
             self.logits
                 .resize(self.vocabulary as usize * plan.logits_rows(), 0.0);
@@ -137,7 +155,7 @@ impl Engine for SimEngine {
         truth.check_tables(tables);
         truth.check_plan(plan);
         for column in plan.columns() {
-            self.write(column, tables);
+            self.write(plan, column, tables);
         }
         for column in plan.columns().iter().filter(|column| column.logits) {
             self.attend(&truth, plan, column, tables);

@@ -30,6 +30,8 @@ pub(crate) struct Tally {
     first_tokens_in_time: u64,
     first_tokens_late: u64,
     pub(crate) changes_of_model: u64,
+    /// Tokens of prompts with an adapter that needed no work.
+    cached_adapted: u64,
 }
 
 impl Tally {
@@ -76,6 +78,9 @@ impl Tally {
         self.steps_cut_short += truth.steps_cut_short;
         for request in &truth.requests {
             self.requests += 1;
+            if request.submission.adapter.is_some() {
+                self.cached_adapted += u64::from(request.cached);
+            }
             self.cached_tokens += u64::from(request.cached);
             self.tokens += request.tokens.len() as u64;
             match request.phase {
@@ -112,6 +117,7 @@ impl Tally {
             self.guesses,
             self.guesses_right,
             self.changes_of_model,
+            self.cached_adapted,
         ];
         assert!(counts.iter().all(|&count| count > 0), "{self:#?}");
     }

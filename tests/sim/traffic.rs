@@ -1,7 +1,9 @@
 //! What a seed makes of the world: the size of the box, who comes, what they ask for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use outstation::adapter::PackedAdapter;
 use outstation::kv::blocks_for;
 use outstation::request::{
     Class, Format, GenerateRequest, Origin, Prompt, RequestId, RequestLimits, Sampling, Submission,
@@ -32,6 +34,8 @@ pub(crate) struct Traffic {
     common_percent: u32,
     classes: &'static [Class],
     tenants: u64,
+    /// What some requests are run with.
+    adapters: Vec<Arc<PackedAdapter>>,
     /// Requests in a hundred that have a deadline.
     deadlines_percent: u32,
     /// Turns in a hundred after which the model is changed.
@@ -88,6 +92,9 @@ impl Traffic {
                 ],
             ]),
             tenants: random.pick(&[1, 1, 3, 100]),
+            adapters: (0..random.pick(&[0, 0, 1, 3]))
+                .map(|name| Arc::new(PackedAdapter::nothing([name + 1; 32])))
+                .collect(),
             deadlines_percent: random.pick(&[0, 0, 20, 100]),
             switches_percent: random.pick(&[0, 0, 2]),
         }
@@ -157,9 +164,13 @@ impl Traffic {
             vocabulary: self.vocabulary,
         };
         request.check(&limits).expect("a legal request");
-        request
-            .submission(RequestId(id), prompt, random.any(), &limits)
-            .expect("a legal request")
+        let submission = request.submission(RequestId(id), prompt, random.any(), &limits);
+        let mut submission = submission.expect("a legal request");
+        if !self.adapters.is_empty() && random.chance(60) {
+            let index = usize::try_from(random.any() % self.adapters.len() as u64).expect("few");
+            submission.adapter = Some(self.adapters[index].clone());
+        }
+        submission
     }
 
     fn sampling(&self, random: &mut Random) -> Sampling {

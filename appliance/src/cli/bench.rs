@@ -2,6 +2,7 @@
 
 use std::io::BufWriter;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -10,10 +11,11 @@ use serde_json::json;
 use super::exit::Failure;
 use super::load;
 use super::progress::Progress;
+use crate::adapter::{Adapter, Base, PackedAdapter};
 use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::engine::{Engine, PlanColumn, StepPlan};
-use crate::generate::{self, ModelSpec};
+use crate::generate::{self, AdapterSpec, ModelSpec};
 use crate::io::weights;
 use crate::kv::{KvPool, blocks_for};
 use crate::limits;
@@ -71,6 +73,12 @@ pub(super) struct BenchArgs {
     /// Instruction set: portable, avx2, avx512, neon or neon-i8mm.
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
+    /// Generated LoRA adapters, given to the sequences in turn: measures decode with them and without, in turns.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    adapters: u32,
+    /// Their rank.
+    #[arg(long, default_value_t = 16, value_name = "R", requires = "adapters")]
+    rank: u32,
     /// One JSON object per batch size.
     #[arg(long)]
     json: bool,
@@ -96,12 +104,18 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         kv_blocks: batch_max * blocks_for(context),
         kv,
     };
+    let adapters = adapters(args, &model)?;
     let weights_bytes = model.bytes_read_per_step();
     let kv_bytes_per_position = model.kv_bytes_per_position(kv);
     let products_per_token = model.products_per_prompt_token();
-    let mut engine = load::engine(model, bytes, (isa, threads), size)?;
+    let engine = load::engine(model, bytes, (isa, threads), size)?;
+    let rank = adapters.first().map_or(0, |adapter| adapter.rank_max());
+    let mut engine = engine.with_adapters(size.columns_max, rank);
     if args.depth > 0 {
         engine.fill_kv(args.seed);
+    }
+    if !adapters.is_empty() {
+        return compare(args, &mut engine, &name, &adapters);
     }
     let bandwidth = read_bandwidth(&mut engine)?;
     let peak = multiply_peak(&mut engine);
@@ -125,7 +139,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         let mut prompts = Vec::new();
         let mut decodes = Vec::new();
         for _ in 0..args.repeat {
-            let (prompt, decode) = measure(&mut engine, batch, args);
+            let (prompt, decode) = measure(&mut engine, batch, args, &[]);
             prompts.push(prompt);
             decodes.push(decode);
             done += 1;
@@ -175,6 +189,14 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
             limits::SEQUENCES_MAX
         ));
     }
+    if args.adapters > limits::ADAPTERS_MAX || !(1..=limits::ADAPTER_RANK_MAX).contains(&args.rank)
+    {
+        return usage(format!(
+            "--adapters is at most {}, --rank from 1 to {}",
+            limits::ADAPTERS_MAX,
+            limits::ADAPTER_RANK_MAX
+        ));
+    }
     if args.prompt == 0 || args.generate < 2 || args.repeat == 0 {
         return usage("--prompt and --repeat must be at least 1, --generate at least 2".into());
     }
@@ -183,6 +205,79 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
             "--prompt (or --depth) and --generate together are past {}",
             limits::CONTEXT_POSITIONS_MAX
         ));
+    }
+    Ok(())
+}
+
+/// Adapters with random factors, each in memory of its own.
+fn adapters(args: &BenchArgs, model: &Model) -> Result<Vec<Arc<PackedAdapter>>, Failure> {
+    let targets = Base::of(model);
+    let rank = args.rank as usize;
+    let make = |seed| {
+        let spec = AdapterSpec::new(args.rank, seed);
+        let bytes = generate::adapter(&targets, &spec);
+        let gguf = outstation_wire::gguf::Gguf::parse(&bytes)?;
+        let memory = weights::huge_pages(targets.bytes(rank))
+            .map_err(|e| Failure::io("cannot take memory for adapters", e))?;
+        let mut packed = PackedAdapter::new(&targets, rank, Box::new(memory));
+        let adapter = Adapter::from_gguf(&gguf, &targets)?;
+        let digest = *blake3::hash(&bytes).as_bytes();
+        packed.fill(&targets, &adapter, digest)?;
+        Ok(Arc::new(packed))
+    };
+    (0..args.adapters.into()).map(make).collect()
+}
+
+/// Prompt and decode tokens/s of the base alone, and of the base with adapters.
+type Pair = ((f64, f64), (f64, f64));
+
+/// Speeds with adapters beside those of the base alone: each pair is measured at one time, and the median pair counts.
+fn compare(
+    args: &BenchArgs,
+    engine: &mut CpuEngine,
+    name: &str,
+    adapters: &[Arc<PackedAdapter>],
+) -> Result<(), Failure> {
+    if !args.json {
+        super::show(&format!(
+            "{name}: {} adapters of rank {}, {} threads; medians of {} pairs\n{:>6} {:>16} {:>16} {:>8} {:>16} {:>16} {:>8}\n",
+            adapters.len(),
+            args.rank,
+            engine.kernels().threads(),
+            args.repeat,
+            "batch",
+            "prompt tok/s",
+            "with adapter",
+            "ratio",
+            "decode tok/s",
+            "with adapters",
+            "ratio"
+        ))?;
+    }
+    for &batch in &args.batch {
+        let mut pairs: Vec<Pair> = Vec::new();
+        for _ in 0..args.repeat {
+            let alone = measure(engine, batch, args, &[]);
+            pairs.push((alone, measure(engine, batch, args, adapters)));
+        }
+        let of = |what: fn(&Pair) -> f64| median(pairs.iter().map(what).collect());
+        let prompts = [of(|p| p.0.0), of(|p| p.1.0), of(|p| p.1.0 / p.0.0)];
+        let decodes = [of(|p| p.0.1), of(|p| p.1.1), of(|p| p.1.1 / p.0.1)];
+        if args.json {
+            let line = json!({
+                "model": name, "threads": engine.kernels().threads(), "batch": batch, "adapters": adapters.len(),
+                "rank": args.rank, "repeats": args.repeat,
+                "prompt_tokens_per_s": prompts[0], "prompt_tokens_per_s_adapted": prompts[1], "prompt_ratio": prompts[2],
+                "decode_tokens_per_s": decodes[0], "decode_tokens_per_s_adapted": decodes[1], "decode_ratio": decodes[2],
+            });
+            super::show(&format!("{line}\n"))?;
+        } else {
+            let [a, b, c] = prompts;
+            let [d, e, f] = decodes;
+            super::show(&format!(
+                "{batch:>6} {a:>16.1} {b:>16.1} {c:>8.2} {d:>16.1} {e:>16.1} {f:>8.2}\n"
+            ))?;
+        }
     }
     Ok(())
 }
@@ -254,7 +349,12 @@ fn save(args: &BenchArgs, path: &PathBuf) -> Result<(), Failure> {
 }
 
 /// Prompt tokens/s of one sequence, and decode tokens/s of all together.
-fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
+fn measure(
+    engine: &mut CpuEngine,
+    batch: u32,
+    args: &BenchArgs,
+    adapters: &[Arc<PackedAdapter>],
+) -> (f64, f64) {
     let context = context(args);
     let mut pool = KvPool::new(batch * blocks_for(context), batch, context);
     for sequence in 0..batch {
@@ -270,6 +370,11 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
         .expect("below the vocabulary")
     };
     let mut plan = StepPlan::new(PREFILL_COLUMNS.max(batch) as usize);
+    let adapt = |plan: &mut StepPlan, sequence: u32| {
+        if let Some(last) = adapters.len().checked_sub(1) {
+            plan.adapt(sequence, &adapters[sequence as usize % (last + 1)]);
+        }
+    };
     let started = Instant::now();
     let mut prefill = None;
     for sequence in 0..batch {
@@ -277,6 +382,7 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
         while position < args.prompt {
             plan.clear();
             let end = args.prompt.min(position + PREFILL_COLUMNS);
+            adapt(&mut plan, sequence);
             for position in position..end {
                 let logits = position + 1 == args.prompt;
                 plan.push(PlanColumn {
@@ -296,6 +402,7 @@ fn measure(engine: &mut CpuEngine, batch: u32, args: &BenchArgs) -> (f64, f64) {
     for position in before(args)..context {
         plan.clear();
         for sequence in 0..batch {
+            adapt(&mut plan, sequence);
             plan.push(PlanColumn {
                 sequence,
                 token: token(sequence, position),

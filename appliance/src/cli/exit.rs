@@ -1,7 +1,9 @@
 //! From errors to exit codes, so that systemd can tell "fix the configuration" from "try again". Source: sysexits.h.
 
+use crate::adapter::{AdapterError, PoolError};
 use crate::budget::BudgetError;
 use crate::config::ConfigError;
+use crate::io::adapters::AdapterFileError;
 use crate::io::uplink::enrol::EnrolError;
 use crate::io::uplink::membership::MembershipError;
 use crate::io::weights::WeightsError;
@@ -62,12 +64,28 @@ macro_rules! exit_codes {
 }
 
 exit_codes! {
+    AdapterError => BAD_INPUT;
     BudgetError => CONFIG;
     ConfigError => CONFIG;
     ModelError => BAD_INPUT;
+    PoolError => CONFIG;
     TemplateError => BAD_INPUT;
     VocabularyError => BAD_INPUT;
     outstation_wire::gguf::GgufError => BAD_INPUT;
+}
+
+impl From<AdapterFileError> for Failure {
+    fn from(error: AdapterFileError) -> Self {
+        let code = match &error {
+            AdapterFileError::Map(WeightsError::Open { .. }) | AdapterFileError::Read { .. } => IO,
+            AdapterFileError::Adapter {
+                source: AdapterError::Rank { .. },
+                ..
+            } => CONFIG,
+            _ => BAD_INPUT,
+        };
+        Self::new(code, error.to_string())
+    }
 }
 
 impl From<MembershipError> for Failure {

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outstation_kernels::KvFormat;
 use outstation_kernels::isa::{self, Isa};
@@ -11,11 +12,12 @@ use outstation_wire::gguf::Gguf;
 
 use super::exit::{self, Failure};
 use super::progress::Progress;
-use crate::budget::{self, Budget, Compute, FileSizes};
+use crate::adapter::{AdapterPool, Base, PackedAdapter};
+use crate::budget::{self, AdapterPlaces, Budget, Compute, FileSizes};
 use crate::config::{ByteSize, Config, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::io::weights;
-use crate::limits::TOKENIZER_JSON_BYTES_MAX;
+use crate::limits::{self, TOKENIZER_JSON_BYTES_MAX};
 use crate::model::Model;
 use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Tokenizer, Vocabulary, VocabularyError};
@@ -193,12 +195,80 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
             isa,
             threads: threads(config.engine.threads),
             kv: kv(config.engine.kv.as_deref(), isa, &loaded.model)?,
+            adapters: adapter_places(config, adapters(config)?.len())?,
         },
         &loaded.model,
         loaded.sizes,
         super::logging::bytes(config)?.as_ref(),
         limit,
     )?)
+}
+
+/// Names and files of the adapters that are loaded at start.
+pub(super) fn adapters(config: &Config) -> Result<Vec<(String, PathBuf)>, Failure> {
+    let mut found = config.adapters.named_files()?;
+    if let Some(folder) = &config.adapters.folder {
+        found.extend(crate::io::adapters::list(folder)?);
+    }
+    let mut names: Vec<&str> = found.iter().map(|(name, _)| &**name).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(found),
+        Some(pair) => Err(Failure::new(
+            exit::CONFIG,
+            format!("two adapters are called `{}`: rename one", pair[0]),
+        )),
+    }
+}
+
+/// Places for adapters as configured, or for those that are loaded at start.
+pub(super) fn adapter_places(config: &Config, at_start: usize) -> Result<AdapterPlaces, Failure> {
+    let at_start = u32::try_from(at_start).unwrap_or(u32::MAX);
+    let count = config.adapters.count_max.unwrap_or(at_start);
+    let most = count.min(limits::ADAPTERS_MAX);
+    if at_start > most {
+        let message = format!(
+            "{at_start} adapters are to be loaded at start, adapters.count_max is {most} (at most {}): raise it, or name \
+             fewer",
+            limits::ADAPTERS_MAX
+        );
+        return Err(Failure::new(exit::CONFIG, message));
+    }
+    Ok(AdapterPlaces {
+        count,
+        rank_max: config.adapters.rank_max,
+    })
+}
+
+/// An adapter in memory of its own.
+pub(super) fn adapter(path: &Path, model: &Model) -> Result<PackedAdapter, Failure> {
+    let targets = Base::of(model);
+    let places = AdapterPlaces {
+        count: 1,
+        rank_max: crate::io::adapters::rank(path, &targets)?,
+    };
+    let memory = vec![0; targets.bytes(places.rank())];
+    let mut packed = PackedAdapter::new(&targets, places.rank(), Box::new(memory));
+    crate::io::adapters::read_into(path, &mut packed, &targets)?;
+    Ok(packed)
+}
+
+/// The places of a base, with the adapters that are loaded at start.
+pub(super) fn adapter_pool(
+    base: &str,
+    model: &Model,
+    places: AdapterPlaces,
+    files: &[(String, PathBuf)],
+) -> Result<AdapterPool, Failure> {
+    let taken = |e| Failure::io("cannot take memory for adapters", e);
+    let mut pool = crate::io::adapters::pool(base, Base::of(model), places).map_err(taken)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    for (name, path) in files {
+        let mut place = pool.begin(name)?;
+        crate::io::adapters::read(path, &mut place)?;
+        pool.finish(place, now.as_ref().map_or(0, Duration::as_secs));
+    }
+    Ok(pool)
 }
 
 /// What the machine can give: the smaller of MemAvailable and the cgroup's limit, less a tenth for everything else.

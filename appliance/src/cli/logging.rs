@@ -192,7 +192,10 @@ fn start_uplink(
             } else {
                 "its spool takes no records: look at its disk".to_owned()
             },
-            release: gateway.models().map(Handle::for_hello).unwrap_or_default(),
+            release: gateway
+                .releases()
+                .map(Handle::for_hello)
+                .unwrap_or_default(),
         }
     };
     Ok(Uplink::start(options, member, link, state))

@@ -270,6 +270,12 @@ impl ServeHost {
         if let Some(file) = file {
             config.model.file = Some(file.to_owned());
             config.model.name = config.model.name.or_else(|| name.map(str::to_owned));
+            // They were named for the configured model.
+            let places = config.adapters.named_files().map_or(0, |files| files.len());
+            let count = u32::try_from(places).unwrap_or(u32::MAX);
+            config.adapters.count_max.get_or_insert(count);
+            config.adapters.files.clear();
+            config.adapters.folder = None;
         }
         config
     }

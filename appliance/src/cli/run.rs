@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -29,6 +30,9 @@ pub(super) struct RunArgs {
     /// GGUF file; the demo model without it.
     #[arg(long, value_name = "FILE.gguf")]
     model: Option<PathBuf>,
+    /// A LoRA adapter to run it with: GGUF, or PEFT's folder.
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
     /// Text to continue, used without a chat template.
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     prompt: Option<String>,
@@ -72,7 +76,14 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         file: args.model.clone(),
         ..ModelConfig::default()
     })?;
-    let submission = submission(args, &loaded)?;
+    let mut submission = submission(args, &loaded)?;
+    let rank = match &args.adapter {
+        None => 0,
+        Some(path) => {
+            let adapter = load::adapter(path, &loaded.model)?;
+            submission.adapter.insert(Arc::new(adapter)).rank_max()
+        }
+    };
     let Loaded {
         model,
         bytes,
@@ -92,9 +103,10 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         kv_blocks: blocks_for(context),
         kv: load::kv_for(args.kv.as_deref(), isa, &model)?,
     };
-    let mut engine = load::engine(model, bytes, (isa, load::threads(args.threads)), size)?;
+    let engine = load::engine(model, bytes, (isa, load::threads(args.threads)), size)?;
+    let mut engine = engine.with_adapters(STEP_COLUMNS, rank);
     if let Some(path) = &args.logits {
-        write_logits(&mut engine, submission.prompt(), path)
+        write_logits(&mut engine, &submission, path)
             .map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))?;
     }
     if args.tokens == 0 {
@@ -196,7 +208,12 @@ fn submission(args: &RunArgs, loaded: &Loaded) -> Result<Submission, Failure> {
 }
 
 /// Runs the prompt with logits for every token, and writes them.
-fn write_logits(engine: &mut CpuEngine, prompt: &[u32], path: &PathBuf) -> std::io::Result<()> {
+fn write_logits(
+    engine: &mut CpuEngine,
+    submission: &Submission,
+    path: &PathBuf,
+) -> std::io::Result<()> {
+    let prompt = submission.prompt();
     let vocabulary = engine.vocabulary() as usize;
     let file = BufWriter::new(File::create(path)?);
     let mut out = NpyWriter::new(file, prompt.len(), vocabulary)?;
@@ -209,6 +226,9 @@ fn write_logits(engine: &mut CpuEngine, prompt: &[u32], path: &PathBuf) -> std::
     let mut position = 0;
     for chunk in prompt.chunks(STEP_COLUMNS) {
         plan.clear();
+        if let Some(adapter) = &submission.adapter {
+            plan.adapt(0, adapter);
+        }
         for &token in chunk {
             plan.push(PlanColumn {
                 sequence: 0,

@@ -39,6 +39,7 @@ fn apply_flags(config: &mut Config, args: &ServeArgs) {
     if let Some(model) = &args.model {
         config.model.file = Some(model.clone());
     }
+    config.adapters.files.extend_from_slice(&args.adapter);
     config.listen.quic = args.listen.unwrap_or(config.listen.quic);
     config.listen.http = args.http.unwrap_or(config.listen.http);
     config.memory.limit = args.memory.or(config.memory.limit);

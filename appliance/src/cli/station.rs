@@ -1,5 +1,6 @@
 //! A model as it serves: its engine's station and its text side, within the budget.
 
+use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::exit::{self, Failure};
@@ -52,7 +53,11 @@ pub(super) fn station(
     let isa = load::isa(config.engine.isa.as_deref())?;
     let threads = load::threads(config.engine.threads);
     let size = budget.engine_size(serving);
+    let files = load::adapters(config)?;
+    let places = load::adapter_places(config, files.len())?;
+    let adapters = load::adapter_pool(&name, &model, places, &files)?;
     let engine = load::engine(model, bytes, (isa, threads), size)?;
+    let engine = engine.with_adapters(size.columns_max, places.rank());
     let scheduler = SchedulerLimits {
         sequences_max: serving.sequences_max,
         queue_requests_max: serving.queue_requests_max,
@@ -94,10 +99,12 @@ pub(super) fn station(
         id: name,
         created_unix_s: created.as_secs(),
         context_tokens_max: budget.context_tokens_max,
+        parent: None,
     };
     let text = TextModel {
         digest,
         served,
+        adapters: Mutex::new(adapters),
         tokenizer,
         template,
         grammars,

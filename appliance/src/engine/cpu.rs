@@ -11,9 +11,14 @@ use outstation_kernels::ops::{
 use outstation_kernels::team::Team;
 
 use super::{Engine, StepPlan};
+use crate::adapter::Projection;
 use crate::kv::BlockTables;
 use crate::limits::{CONTEXT_POSITIONS_MAX, KV_BLOCK_POSITIONS};
 use crate::model::{Activation, GateUpWeights, Layer, Model, Qkv, Weight};
+
+mod mix;
+
+use mix::Mix;
 
 /// Bytes of a model file, or of its weights packed: a map, or a buffer.
 pub type ModelBytes = Box<dyn AsRef<[u8]> + Send + Sync>;
@@ -60,6 +65,7 @@ pub struct CpuEngine {
     cache: CacheBytes,
     kv: KvFormat,
     space: Space,
+    mix: Mix,
     logits: Box<[f32]>,
 }
 
@@ -133,11 +139,26 @@ impl CpuEngine {
             cache,
             kv: size.kv,
             space: Space::new(&model, isa, size.columns_max),
+            mix: Mix::new(size.columns_max, 0),
             logits: floats(size.logits_rows_max, model.dims.vocabulary as usize),
             model,
             weights,
             kernels,
         }
+    }
+
+    /// Takes what steps need that have adapters of up to this rank: [`CpuEngine::adapter_space_bytes`].
+    #[must_use]
+    pub fn with_adapters(self, columns_max: usize, rank_max: usize) -> Self {
+        Self {
+            mix: Mix::new(columns_max, rank_max),
+            ..self
+        }
+    }
+
+    /// Bytes that [`CpuEngine::with_adapters`] takes; none for a rank of 0.
+    pub fn adapter_space_bytes(columns_max: usize, rank_max: usize) -> u64 {
+        Mix::bytes(columns_max, rank_max) as u64
     }
 
     /// Bytes of the KV cache.
@@ -251,8 +272,12 @@ impl Engine for CpuEngine {
             "rows fit"
         );
         self.load_plan(plan, tables);
+        self.mix.load(plan);
         let mut pass = Pass {
             model: &self.model,
+            plan,
+            mix: &mut self.mix,
+            layer: 0,
             weights: (*self.weights).as_ref(),
             kernels: &mut self.kernels,
             space: &mut self.space,
@@ -265,10 +290,11 @@ impl Engine for CpuEngine {
         let caches = LayerCache::of((*self.cache).as_mut(), layers.len());
         for (index, (layer, mut cache)) in layers.iter().zip(caches).enumerate() {
             pass.precision = precision(index);
+            pass.layer = index;
             pass.load_kv(layer, &mut cache);
             if index + 1 == layers.len() {
                 // Nothing reads what the last layer makes of the other columns.
-                pass.keep_asked(plan);
+                pass.keep_asked();
                 if pass.columns == 0 {
                     return;
                 }
@@ -288,6 +314,10 @@ impl Engine for CpuEngine {
 /// One walk over the layers.
 struct Pass<'a> {
     model: &'a Model,
+    plan: &'a StepPlan,
+    mix: &'a mut Mix,
+    /// The present one.
+    layer: usize,
     weights: &'a [u8],
     kernels: &'a mut Kernels,
     space: &'a mut Space,
@@ -340,13 +370,16 @@ impl Pass<'_> {
     }
 
     /// Goes on with the columns that ask for logits.
-    fn keep_asked(&mut self, plan: &StepPlan) {
+    fn keep_asked(&mut self) {
         let (hidden, q_width) = (self.model.dims.hidden, self.model.dims.q_width());
         let space = &mut *self.space;
-        let asked = plan.columns().iter().enumerate();
-        let asked = asked.filter(|(_, column)| column.logits);
+        let all = self.plan.columns().iter().enumerate();
+        let asked = all
+            .filter(|(_, column)| column.logits)
+            .map(|(from, _)| from);
+        self.mix.keep(asked.clone());
         self.columns = 0;
-        for (from, _) in asked {
+        for from in asked {
             let to = self.columns;
             space
                 .x
@@ -388,14 +421,14 @@ impl Pass<'_> {
             &mut self.space.activations,
         );
         self.project_back(
-            &layer.attention_output,
+            (&layer.attention_output, Projection::Output),
             layer.attention_post_norm.as_deref(),
         );
     }
 
     /// x += post_norm(W_down · (act(W_gate · norm(x)) ⊙ (W_up · norm(x))))
     fn feed_forward(&mut self, layer: &Layer) {
-        let (columns, ffn) = (self.columns, self.model.dims.ffn);
+        let (columns, hidden, ffn) = (self.columns, self.model.dims.hidden, self.model.dims.ffn);
         self.norm_into_activations(&layer.ffn_norm, self.precision);
         let space = &mut *self.space;
         let gate_up = match &layer.gate_up {
@@ -407,6 +440,14 @@ impl Pass<'_> {
                     (&up, &mut y_up[..columns * ffn]),
                 ];
                 self.kernels.matmuls(products, &space.activations);
+                let (y_gate, y_up) = (&mut space.gate[..], &mut space.up[..]);
+                self.mix.add(
+                    self.kernels,
+                    self.plan,
+                    (self.layer, [Projection::Gate, Projection::Up]),
+                    (&space.normed[..columns * hidden], hidden),
+                    [&mut y_gate[..columns * ffn], &mut y_up[..columns * ffn]],
+                );
                 GateUp::Split {
                     gate: &space.gate[..columns * ffn],
                     up: &space.up[..columns * ffn],
@@ -416,6 +457,13 @@ impl Pass<'_> {
                 let both = matrix(self.weights, both);
                 let x = &mut space.gate[..columns * 2 * ffn];
                 self.kernels.matmul(&both, &space.activations, x);
+                self.mix.add(
+                    self.kernels,
+                    self.plan,
+                    (self.layer, [Projection::GateUp]),
+                    (&space.normed[..columns * hidden], hidden),
+                    [&mut x[..]],
+                );
                 GateUp::Fused { x, half: ffn }
             }
         };
@@ -427,7 +475,10 @@ impl Pass<'_> {
         let activations = &mut space.activations;
         self.kernels
             .load(gated, columns, ffn, self.precision, activations);
-        self.project_back(&layer.down, layer.ffn_post_norm.as_deref());
+        self.project_back(
+            (&layer.down, Projection::Down),
+            layer.ffn_post_norm.as_deref(),
+        );
     }
 
     /// Logits of the columns that are left.
@@ -453,7 +504,9 @@ impl Pass<'_> {
     fn project_qkv(&mut self, layer: &Layer) {
         let columns = self.columns;
         let (q_width, kv_width) = (self.model.dims.q_width(), self.model.dims.kv_width());
+        let hidden = self.model.dims.hidden;
         let space = &mut *self.space;
+        let normed = (&space.normed[..columns * hidden], hidden);
         let q = &mut space.q[..columns * q_width];
         let k = &mut space.k[..columns * kv_width];
         let v = &mut space.v[..columns * kv_width];
@@ -466,12 +519,26 @@ impl Pass<'_> {
                 let [w_q, w_k, w_v] = [w_q, w_k, w_v].map(|w| matrix(self.weights, w));
                 let products = [(&w_q, &mut *q), (&w_k, &mut *k), (&w_v, &mut *v)];
                 self.kernels.matmuls(products, &space.activations);
+                self.mix.add(
+                    self.kernels,
+                    self.plan,
+                    (self.layer, [Projection::Q, Projection::K, Projection::V]),
+                    normed,
+                    [&mut *q, &mut *k, &mut *v],
+                );
             }
             Qkv::Fused(both) => {
                 let width = q_width + 2 * kv_width;
                 let qkv = &mut space.qkv[..columns * width];
                 self.kernels
                     .matmul(&matrix(self.weights, both), &space.activations, qkv);
+                self.mix.add(
+                    self.kernels,
+                    self.plan,
+                    (self.layer, [Projection::Qkv]),
+                    normed,
+                    [&mut *qkv],
+                );
                 for (column, row) in qkv.chunks_exact(width).enumerate() {
                     let (row_q, row_kv) = row.split_at(q_width);
                     let (row_k, row_v) = row_kv.split_at(kv_width);
@@ -489,19 +556,32 @@ impl Pass<'_> {
     }
 
     /// Multiplies what is loaded by a matrix back to the width of the stream, and adds it.
-    fn project_back(&mut self, weight: &Weight, post_norm: Option<&[f32]>) {
+    fn project_back(
+        &mut self,
+        (weight, projection): (&Weight, Projection),
+        post_norm: Option<&[f32]>,
+    ) {
         let len = self.columns * self.model.dims.hidden;
-        let result = &mut self.space.result[..len];
-        self.kernels.matmul(
-            &matrix(self.weights, weight),
-            &self.space.activations,
-            result,
+        let space = &mut *self.space;
+        let result = &mut space.result[..len];
+        self.kernels
+            .matmul(&matrix(self.weights, weight), &space.activations, result);
+        let loaded = match projection {
+            Projection::Down => &space.gated,
+            _ => &space.attended,
+        };
+        self.mix.add(
+            self.kernels,
+            self.plan,
+            (self.layer, [projection]),
+            (&loaded[..self.columns * weight.cols], weight.cols),
+            [&mut *result],
         );
         if let Some(norm) = post_norm {
             self.kernels
                 .rms_norm_in_place(result, norm, self.model.norm_eps);
         }
-        self.kernels.add(&mut self.space.x[..len], result);
+        self.kernels.add(&mut space.x[..len], result);
     }
 }
 

@@ -7,10 +7,11 @@
 mod beside;
 mod change;
 mod dispatcher;
+mod models;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outstation_kernels::heap;
@@ -24,6 +25,7 @@ use super::engine_thread::{EngineHandle, ToEngine};
 use super::log::{Entry, Log, LogStatus, Told};
 use super::memory::resident_bytes;
 use super::ota::runner::Handle;
+use crate::adapter::AdapterPool;
 use crate::grammar::Grammars;
 use crate::limits;
 use crate::request::{
@@ -38,17 +40,8 @@ use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
 pub use change::Paused;
 pub use dispatcher::{CaseWatch, Dispatcher, Watchers};
 use dispatcher::{End, News};
-
-/// What the box serves, for lists and checks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServedModel {
-    /// Name in the APIs.
-    pub id: String,
-    /// When serving began, seconds since 1970.
-    pub created_unix_s: u64,
-    /// Positions of one sequence.
-    pub context_tokens_max: u32,
-}
+pub(super) use models::no_model;
+pub use models::{LoadAdapterError, ServedModel};
 
 /// Text side of a model: what the io thread needs of it.
 pub struct TextModel {
@@ -58,6 +51,8 @@ pub struct TextModel {
     pub digest: [u8; 32],
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
+    /// What can be added to it.
+    pub adapters: Mutex<AdapterPool>,
     /// Chat template; the error says why chats are refused.
     pub template: Result<ChatTemplate, String>,
     /// Compiles the forms that answers may have; the error says why those are refused.
@@ -119,7 +114,7 @@ struct Shared {
     seed: u64,
     watchers: Watchers,
     /// The life of releases, on a box that follows a ring.
-    models: OnceLock<Handle>,
+    releases: OnceLock<Handle>,
     draining: AtomicBool,
     /// Rung when a request ends, for who waits for the drain.
     ended: Arc<Notify>,
@@ -159,7 +154,7 @@ impl Gateway {
         let shared = Shared {
             text: RwLock::new(Arc::new(text)),
             changing: Arc::default(),
-            models: OnceLock::new(),
+            releases: OnceLock::new(),
             commands,
             board,
             places: Arc::new(Semaphore::new(requests_under_way)),
@@ -186,11 +181,6 @@ impl Gateway {
             },
             dispatcher,
         )
-    }
-
-    /// What is served.
-    pub fn served(&self) -> ServedModel {
-        self.text().served.clone()
     }
 
     fn text(&self) -> Arc<TextModel> {
@@ -247,13 +237,13 @@ impl Gateway {
     }
 
     /// The life of releases begins.
-    pub fn follow(&self, models: Handle) {
-        assert!(self.shared.models.set(models).is_ok(), "it begins once");
+    pub fn follow(&self, releases: Handle) {
+        assert!(self.shared.releases.set(releases).is_ok(), "it begins once");
     }
 
     /// The life of releases, on a box that follows a ring.
-    pub fn models(&self) -> Option<&Handle> {
-        self.shared.models.get()
+    pub fn releases(&self) -> Option<&Handle> {
+        self.shared.releases.get()
     }
 
     /// Refuses new requests from here on.
@@ -301,7 +291,7 @@ impl Gateway {
         };
         let changing = shared.changing.read().await;
         let text = self.text();
-        check_model(&text.served.id, request.model.as_deref())?;
+        let answering = text.resolve(request.model.as_deref())?;
         request.check(&text.limits)?;
         let (prompt, place) = beside::tokenize(text.clone(), request.clone(), place).await;
         let prompt = prompt?;
@@ -310,6 +300,7 @@ impl Gateway {
         let seed = splitmix(shared.seed ^ id.0);
         let submission = Submission {
             grammar,
+            adapter: answering.adapter.clone(),
             ..request.submission(id, prompt, seed, &text.limits)?
         };
         let prompt_tokens = u32::try_from(submission.prompt().len()).expect("checked");
@@ -323,7 +314,9 @@ impl Gateway {
         };
         let (entry, told, durable) = match self.log() {
             Some(log) => {
-                let (entry, told, durable) = log.begin(request, &text, arrived);
+                let adapter = answering.adapter.as_ref().map(|adapter| adapter.digest());
+                let answering = (&*answering.id, adapter);
+                let (entry, told, durable) = log.begin(request, &text, answering, arrived);
                 (Some(entry), Some(told), durable)
             }
             None => (None, None, None),
@@ -350,6 +343,7 @@ impl Gateway {
             .map_err(|_| closed(mpsc::error::SendError(())))?;
         drop(changing);
         let mut generation = Generation {
+            model: answering.id,
             text,
             id,
             cancel: Some(cancel),
@@ -394,20 +388,6 @@ impl Refused {
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self::Here(refusal)
-    }
-}
-
-fn check_model(served: &str, model: Option<&str>) -> Result<(), Refusal> {
-    match model {
-        None | Some("" | "default") => Ok(()),
-        Some(name) if name == served => Ok(()),
-        Some(name) => Err(Refusal {
-            param: Some("model".to_owned()),
-            ..Refusal::plain(
-                RefusalKind::NoModel,
-                format!("no model `{name}` here: this box serves `{served}` (or say `default`)"),
-            )
-        }),
     }
 }
 
@@ -513,6 +493,8 @@ pub struct Forecast {
 pub struct Generation {
     /// The model that it began with.
     text: Arc<TextModel>,
+    /// Its name, with that of the adapter.
+    model: String,
     id: RequestId,
     /// The reserved place of the cancellation; gone once the request ended.
     cancel: Option<OwnedPermit<Command>>,
@@ -547,6 +529,11 @@ enum Ending {
 }
 
 impl Generation {
+    /// What answers: the base, or the base with an adapter.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// What it was told when it was taken.
     pub fn forecast(&self) -> Forecast {
         self.forecast
@@ -760,3 +747,6 @@ impl Drop for Generation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use outstation_wire::hex::hex;
 use outstation_wire::record::{
     Body, Content, Event as EventRecord, Feedback as FeedbackRecord, Inference, Parameters,
     RECORD_BYTES_MAX, Record, Signals as SignalsRecord, Time,
@@ -81,6 +82,9 @@ pub struct Policy {
 pub struct Entry {
     request: Arc<GenerateRequest>,
     text: Arc<TextModel>,
+    /// Name of what answers, and the digest of its adapter.
+    model: String,
+    adapter: Option<[u8; 32]>,
     arrived: Instant,
     told: Arc<Told>,
     /// Rung when the record is on the disk.
@@ -230,6 +234,7 @@ impl Log {
         &self,
         request: &Arc<GenerateRequest>,
         text: &Arc<TextModel>,
+        (model, adapter): (&str, Option<[u8; 32]>),
         arrived: Instant,
     ) -> (Box<Entry>, Arc<Told>, Option<oneshot::Receiver<()>>) {
         let told = Arc::new(Told::default());
@@ -243,6 +248,8 @@ impl Log {
         let entry = Entry {
             request: request.clone(),
             text: text.clone(),
+            model: model.to_owned(),
+            adapter,
             arrived,
             told: told.clone(),
             durable,
@@ -306,7 +313,7 @@ impl Log {
                 finish_reason: "refused".to_owned(),
                 error_type: error_type(refusal.kind).to_owned(),
                 content_withheld: "not_selected".to_owned(),
-                ..describe(request, text)
+                ..describe(request, text, (&text.served.id, None))
             };
             self.write(
                 &self.inner.record(Body::Inference(Box::new(inference))),
@@ -461,7 +468,7 @@ impl Inner {
             energy_mj,
             finish_reason: finish_reason.to_owned(),
             error_type: error_type.to_owned(),
-            ..describe(request, &entry.text)
+            ..describe(request, &entry.text, (&entry.model, entry.adapter))
         };
         if matches!(finish, Finish::Failed) {
             "not_selected".clone_into(&mut inference.content_withheld);
@@ -484,7 +491,7 @@ impl Inner {
             self.started.elapsed(),
             &Case {
                 id: case_id,
-                model: &entry.text.digest,
+                model: &usual_of(&entry.text.digest, entry.adapter),
                 workload: &request.origin.workload,
                 tenant: request.tenant.0,
                 arrived: entry.arrived.saturating_duration_since(self.started),
@@ -581,8 +588,20 @@ fn signals_record(signals: &Signals) -> Option<SignalsRecord> {
 /// What makes the lots of content independent of those of flags.
 const CONTENT_LOT: u64 = 0x636f_6e74_656e_7421;
 
+/// Whose answers are compared with each other: an adapter's are not the base's.
+fn usual_of(model: &[u8; 32], adapter: Option<[u8; 32]>) -> [u8; 32] {
+    match adapter {
+        None => *model,
+        Some(adapter) => *blake3::hash(&[*model, adapter].concat()).as_bytes(),
+    }
+}
+
 /// What is known of a request before it runs.
-fn describe(request: &GenerateRequest, text: &TextModel) -> Inference {
+fn describe(
+    request: &GenerateRequest,
+    text: &TextModel,
+    (model, adapter): (&str, Option<[u8; 32]>),
+) -> Inference {
     let sampling = &request.sampling;
     let operation = match request.prompt {
         Prompt::Chat(_) => "chat",
@@ -592,8 +611,9 @@ fn describe(request: &GenerateRequest, text: &TextModel) -> Inference {
         operation: operation.to_owned(),
         response_id: request.origin.response_id.clone(),
         request_model: request.model.clone().unwrap_or_default(),
-        response_model: text.served.id.clone(),
+        response_model: model.to_owned(),
         model_digest: text.digest.to_vec(),
+        adapters: adapter.iter().map(|digest| hex(digest)).collect(),
         tenant: request.tenant.name(),
         workload: request.origin.workload.clone(),
         conversation_id: request.origin.conversation.clone(),

@@ -212,3 +212,35 @@ fn a_whole_context_fits_beside_what_is_pinned() {
     assert_eq!(pool.pin(&system), 32, "one of three blocks");
     assert_eq!(pool.reserve(0, 128, &[], 0), Some(0));
 }
+
+/// An adapter computes other keys and values than the base does, and than other adapters do, pinned text included.
+#[test]
+fn an_adapter_shares_with_itself_alone() {
+    let mut pool = KvPool::new(24, 3, 256);
+    let prompt = text(100, 10, 0);
+    assert_eq!(pool.reserve(0, 110, &prompt, UNSALTED), Some(0));
+    pool.tell(0, &prompt, 110);
+    pool.release(0);
+    assert_eq!(pool.pin(&prompt), 96);
+    let adapted = Salt::of_adapter(7, 1);
+    assert_eq!(
+        pool.reserve(0, 110, &prompt, adapted),
+        Some(0),
+        "not the base's"
+    );
+    pool.tell(0, &prompt, 110);
+    pool.release(0);
+    assert_eq!(pool.known(&prompt, adapted), 96, "its own");
+    assert_eq!(
+        pool.known(&prompt, Salt::of_adapter(7, 2)),
+        0,
+        "not another adapter's"
+    );
+    assert_eq!(
+        pool.known(&prompt, Salt::of_adapter(8, 1)),
+        0,
+        "not another tenant's"
+    );
+    assert_eq!(pool.known(&prompt, 7), 96, "the base has what is pinned");
+    pool.assert_whole();
+}

@@ -7,7 +7,7 @@ use super::pace::PROMISED;
 use super::{Event, Outcome, Request, Scheduler};
 use crate::kv::blocks_for;
 use crate::limits::KV_BLOCK_POSITIONS;
-use crate::request::{Class, Submission, Tenant, Timings, Usage};
+use crate::request::{Class, Submission, Timings, Usage};
 use crate::sampler::Generator;
 
 /// Longest wait that is suggested: past ten minutes a forecast says nothing.
@@ -70,7 +70,7 @@ impl Scheduler {
 
     fn request(&self, now: Duration, arrived: Duration, submission: Box<Submission>) -> Request {
         let class = submission.class;
-        let known = self.kv.known(submission.prompt(), submission.tenant.0);
+        let known = self.kv.known(submission.prompt(), submission.salt());
         let deadline = submission.deadline.map(|deadline| arrived + deadline);
         let ttft = self.pace.ttft(class, submission.prompt_tokens - known);
         let due = deadline.map_or(arrived + ttft, |deadline| deadline.min(arrived + ttft));
@@ -326,7 +326,7 @@ impl Scheduler {
             return false;
         }
         let sequence = u32::try_from(place).expect("at most sequences_max");
-        let (positions, Tenant(salt)) = (head.submission.positions_max(), head.submission.tenant);
+        let (positions, salt) = (head.submission.positions_max(), head.submission.salt());
         // To find what of a long prompt is known takes time: once for each change of what is free.
         let short = Some((head.submission.id, self.kv.blocks_free()));
         if self.short == short {

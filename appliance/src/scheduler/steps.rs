@@ -192,6 +192,9 @@ impl Scheduler {
         let tokens = &request.submission.tokens;
         assert_eq!(request.fed as usize + 1, tokens.len(), "one token is new");
         let drawn = tokens[request.fed as usize];
+        if let Some(adapter) = &request.submission.adapter {
+            plan.adapt(sequence, adapter);
+        }
         for (index, &token) in [drawn].iter().chain(&request.guesses).enumerate() {
             plan.push(PlanColumn {
                 sequence,
@@ -269,6 +272,9 @@ impl Scheduler {
             });
         }
         let room = u32::try_from(room).unwrap_or(u32::MAX);
+        if let Some(adapter) = &request.submission.adapter {
+            plan.adapt(sequence, adapter);
+        }
         let first = request.fed;
         let end = request.prompt_end.min(first.saturating_add(room));
         for position in first..end {

@@ -69,7 +69,7 @@ fn each_gate_shuts_on_what_it_watches() {
     check(
         40,
         |_, case| case.entropy = Some(4.0),
-        expect![[r#"Fail("the entropy of answers drifts by 7.69 (at most 0.25)")"#]],
+        expect![[r#"Fail("the entropy of answers drifts by 8.33 (at most 0.25)")"#]],
     );
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn attend_span(job: &Job<'_>, rows: usize, span: usize, scratch: &mut
 }
 
 floats! {
-    /// Eight lanes. Only `attend_span` and `certainty` use them.
+    /// Eight lanes. Only `attend_span`, `certainty` and `low_rank` use them.
     Eight(__m256), 8 lanes;
     load(from) => _mm256_loadu_ps(from);
     store(x, to) => _mm256_storeu_ps(to, x);

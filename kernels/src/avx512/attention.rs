@@ -27,7 +27,7 @@ pub(crate) fn attend_span(job: &Job<'_>, rows: usize, span: usize, scratch: &mut
 }
 
 floats! {
-    /// 16 lanes. Only `attend_span` and `certainty` use them.
+    /// 16 lanes. Only `attend_span`, `certainty` and `low_rank` use them.
     Sixteen(__m512), 16 lanes;
     load(from) => _mm512_loadu_ps(from);
     store(x, to) => _mm512_storeu_ps(to, x);

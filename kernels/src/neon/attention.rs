@@ -19,7 +19,7 @@ pub(crate) fn attend_span(job: &Job<'_>, rows: usize, span: usize, scratch: &mut
 }
 
 floats! {
-    /// Four lanes. Only `attend_span` and `certainty` use them.
+    /// Four lanes. Only `attend_span`, `certainty` and `low_rank` use them.
     Four(float32x4_t), 4 lanes;
     load(from) => vld1q_f32(from);
     store(x, to) => vst1q_f32(to, x);

@@ -2,6 +2,7 @@
 
 mod attention;
 mod certainty;
+mod low_rank;
 mod matmul;
 mod rows;
 

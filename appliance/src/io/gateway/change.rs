@@ -23,10 +23,13 @@ impl Gateway {
         exchange: Exchange<E>,
     ) -> Option<(Paused<E>, Box<Station<E>>)> {
         let alone = self.shared.changing.clone().write_owned().await;
+        let base = self.text();
         self.shared.commands.send(Command::HandOver).await.ok()?;
         let taking = exchange.clone();
         let taken = tokio::task::spawn_blocking(move || taking.take());
         let station = taken.await.expect("waiting does not panic")?;
+        // They belong to the model that goes.
+        base.adapters().clear();
         let paused = Paused {
             gateway: self.clone(),
             exchange,

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use super::answer::{self, Head};
 use super::backend::{Answer as _, Backend, Heard};
 use super::openai::{self, Delivery, Endpoint};
-use crate::io::gateway::ServedModel;
+use crate::io::gateway::{ServedModel, no_model};
 use crate::io::ota::runner::Order;
 use crate::limits::PROMPT_BYTES_MAX;
 use crate::request::{GenerateRequest, Refusal, RefusalKind, Tenant, Timings};
@@ -135,7 +135,9 @@ impl<B: Backend> Api<B> {
             endpoint,
             id,
             created: since_1970.as_secs(),
-            model: self.backend.served().id,
+            model: answers
+                .first()
+                .map_or_else(String::new, |answer| answer.model().to_owned()),
         };
         let forecast = answers.iter().map(B::Answer::forecast);
         let first_token_in = forecast.map(|f| f.first_token_in).min().unwrap_or_default();
@@ -241,28 +243,30 @@ async fn feedback<B: Backend>(State(api): Shared<B>, request: Request) -> Respon
 }
 
 async fn models<B: Backend>(State(api): Shared<B>) -> Response {
-    let list = json!({"object": "list", "data": [model_json(&api.backend.served())]});
-    reply(StatusCode::OK, &list)
+    let models: Vec<_> = api.backend.models().iter().map(model_json).collect();
+    reply(StatusCode::OK, &json!({"object": "list", "data": models}))
 }
 
 async fn model<B: Backend>(State(api): Shared<B>, Path(id): Path<String>) -> Response {
-    let served = api.backend.served();
-    if id == served.id {
-        return reply(StatusCode::OK, &model_json(&served));
+    let models = api.backend.models();
+    match models.iter().find(|model| model.id == id) {
+        Some(model) => reply(StatusCode::OK, &model_json(model)),
+        None => refused(&no_model(&id, &models)),
     }
-    let shown: String = id.chars().take(64).collect();
-    let message = format!("no model `{shown}` here: this box serves `{}`", served.id);
-    refused(&Refusal::plain(RefusalKind::NoModel, message))
 }
 
 fn model_json(served: &ServedModel) -> Value {
-    json!({
+    let mut model = json!({
         "id": served.id,
         "object": "model",
         "created": served.created_unix_s,
         "owned_by": "outstation",
         "max_model_len": served.context_tokens_max,
-    })
+    });
+    if let Some(parent) = &served.parent {
+        model["parent"] = json!(parent);
+    }
+    model
 }
 
 async fn ready<B: Backend>(State(api): Shared<B>) -> Response {
@@ -280,7 +284,9 @@ async fn status<B: Backend>(State(api): Shared<B>) -> Response {
     match serde_json::to_value(api.backend.status()) {
         Ok(mut status) => {
             if let Value::Object(fields) = &mut status {
-                fields.insert("model".to_owned(), model_json(&api.backend.served()));
+                let models = api.backend.models();
+                let base = models.first().map_or(Value::Null, model_json);
+                fields.insert("model".to_owned(), base);
             }
             reply(StatusCode::OK, &status)
         }
@@ -289,7 +295,7 @@ async fn status<B: Backend>(State(api): Shared<B>) -> Response {
 }
 
 async fn releases<B: Backend>(State(api): Shared<B>) -> Response {
-    match api.backend.models() {
+    match api.backend.releases() {
         Some(models) => reply(StatusCode::OK, &json!(models.view())),
         None => no_ring(),
     }
@@ -320,7 +326,7 @@ async fn release_order<B: Backend>(
             "no such order: trial, commit, rollback, pin, unpin and confirm are",
         );
     };
-    let Some(models) = api.backend.models() else {
+    let Some(models) = api.backend.releases() else {
         return no_ring();
     };
     match models.order(order).await {

@@ -14,14 +14,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// An answer under way.
     type Answer: Answer;
 
-    /// The one model.
-    fn served(&self) -> ServedModel;
+    /// The model, and what it is with each adapter.
+    fn models(&self) -> Vec<ServedModel>;
     /// Whether tokens are really decoded.
     fn ready(&self) -> bool;
     /// Numbers for people and scripts.
     fn status(&self) -> impl Serialize;
     /// The life of releases, on a box that follows a ring.
-    fn models(&self) -> Option<Handle>;
+    fn releases(&self) -> Option<Handle>;
     /// Takes what somebody thinks of an answer.
     fn feedback(&self, tenant: Tenant, feedback: Feedback) -> Heard;
     /// Takes a request, or says why not.
@@ -44,6 +44,8 @@ pub enum Heard {
 
 /// An answer under way. Dropping it cancels the request.
 pub trait Answer: Send + 'static {
+    /// Name of the model that answers.
+    fn model(&self) -> &str;
     /// What it was told when it was taken.
     fn forecast(&self) -> Forecast;
     /// The next piece; dropping the future loses none. `None` after the last.
@@ -53,8 +55,8 @@ pub trait Answer: Send + 'static {
 impl Backend for Gateway {
     type Answer = Generation;
 
-    fn served(&self) -> ServedModel {
-        Gateway::served(self)
+    fn models(&self) -> Vec<ServedModel> {
+        Gateway::models(self)
     }
 
     fn ready(&self) -> bool {
@@ -65,8 +67,8 @@ impl Backend for Gateway {
         Gateway::status(self)
     }
 
-    fn models(&self) -> Option<Handle> {
-        Gateway::models(self).cloned()
+    fn releases(&self) -> Option<Handle> {
+        Gateway::releases(self).cloned()
     }
 
     fn feedback(&self, tenant: Tenant, feedback: Feedback) -> Heard {
@@ -83,6 +85,10 @@ impl Backend for Gateway {
 }
 
 impl Answer for Generation {
+    fn model(&self) -> &str {
+        Generation::model(self)
+    }
+
     fn forecast(&self) -> Forecast {
         Generation::forecast(self)
     }

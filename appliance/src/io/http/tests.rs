@@ -39,6 +39,7 @@ impl Script {
             id: "org/tiny".to_owned(),
             created_unix_s: 7,
             context_tokens_max: 512,
+            parent: None,
         };
         Script(Arc::new(State {
             served,
@@ -56,8 +57,14 @@ struct Numbers {
 impl Backend for Script {
     type Answer = ScriptedAnswer;
 
-    fn served(&self) -> ServedModel {
-        self.0.served.clone()
+    fn models(&self) -> Vec<ServedModel> {
+        let base = &self.0.served;
+        let with_adapter = ServedModel {
+            id: format!("{}:plant-7", base.id),
+            parent: Some(base.id.clone()),
+            ..base.clone()
+        };
+        vec![base.clone(), with_adapter]
     }
 
     fn ready(&self) -> bool {
@@ -68,7 +75,7 @@ impl Backend for Script {
         Numbers { sequences: 3 }
     }
 
-    fn models(&self) -> Option<crate::io::ota::runner::Handle> {
+    fn releases(&self) -> Option<crate::io::ota::runner::Handle> {
         None
     }
 
@@ -140,6 +147,10 @@ impl Backend for Script {
 }
 
 impl Answer for ScriptedAnswer {
+    fn model(&self) -> &str {
+        &self.state.served.id
+    }
+
     fn forecast(&self) -> Forecast {
         Forecast {
             first_token_in: Duration::from_millis(120),
@@ -505,9 +516,9 @@ fn models_and_health() {
         &expect![[r#"
             HTTP/1.1 200 OK
             content-type: application/json
-            content-length: 117
+            content-length: 236
             connection: close
-            {"object":"list","data":[{"id":"org/tiny","object":"model","created":7,"owned_by":"outstation","max_model_len":512}]}"#]],
+            {"object":"list","data":[{"id":"org/tiny","object":"model","created":7,"owned_by":"outstation","max_model_len":512},{"id":"org/tiny:plant-7","object":"model","created":7,"owned_by":"outstation","max_model_len":512,"parent":"org/tiny"}]}"#]],
     );
     check(
         &get("/v1/models/org/tiny"),
@@ -524,9 +535,9 @@ fn models_and_health() {
             HTTP/1.1 404 Not Found
             content-type: application/json
             x-should-retry: false
-            content-length: 142
+            content-length: 184
             connection: close
-            {"error":{"message":"no model `other` here: this box serves `org/tiny`","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#]],
+            {"error":{"message":"no model `other` here: this box serves `org/tiny`, `org/tiny:plant-7` (or say `default`)","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#]],
     );
     check(
         &get("/health"),

@@ -266,7 +266,7 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
     Some((first, last.checked_sub(first)?.checked_add(1)?))
 }
 
-/// A path as it may stand in a request: what is not plain is percent-encoded, slashes stay, and so does what is encoded.
+/// A path as it may stand in a request: what is not plain is percent-encoded; slashes stay, and what is encoded stays.
 fn encode(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for byte in path.bytes() {

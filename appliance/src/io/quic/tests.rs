@@ -1,7 +1,7 @@
 //! The server against `outstation-client`, and against peers that break the rules. The engine is simulated: it draws
 //! `a`, and with a gate it takes a step only when the test says so.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -15,6 +15,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, ReadToEndError};
 
 use super::*;
+use crate::adapter::AdapterPool;
 use crate::engine::{Engine, StepPlan};
 use crate::io::engine_thread::{self, RingSizes, WantsWork};
 use crate::io::exchange::Exchange;
@@ -101,7 +102,9 @@ fn text(name: &str) -> TextModel {
             id: name.into(),
             created_unix_s: 0,
             context_tokens_max: CONTEXT,
+            parent: None,
         },
+        adapters: Mutex::new(AdapterPool::none()),
         tokenizer: bytes_tokenizer(),
         template: Err("no template".into()),
         grammars: Err("no forms".into()),
