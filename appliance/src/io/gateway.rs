@@ -72,7 +72,7 @@ pub struct Status {
     /// Times that a thread which took its memory at start used the heap since READY.
     pub guarded_heap_uses: u64,
     /// Times that it did so for an answer of a given form, which is meant to be.
-    pub grammar_heap_uses: u64,
+    pub excused_heap_uses: u64,
     /// The sum of the budget.
     pub memory_planned_bytes: u64,
     /// What the process has in memory, as the system counts it.
@@ -208,7 +208,7 @@ impl Gateway {
         Status {
             board: self.shared.board.read(),
             guarded_heap_uses: heap::uses(),
-            grammar_heap_uses: heap::excused_uses(),
+            excused_heap_uses: heap::excused_uses(),
             memory_planned_bytes: self.text().planned_bytes,
             memory_resident_bytes: resident_bytes(),
             log: self.log().map(Log::status),
@@ -289,7 +289,13 @@ impl Gateway {
             let refusal = overloaded(shared.board.read().retry_after_ms.max(1));
             return Err(Refused::Here(refusal));
         };
+        let waiting = Instant::now();
         let changing = shared.changing.read().await;
+        // Who waited for a change of the model is not late by it, unless it said when its answer is worthless.
+        let since = match request.deadline {
+            None => arrived + waiting.elapsed(),
+            Some(_) => arrived,
+        };
         let text = self.text();
         let answering = text.resolve(request.model.as_deref())?;
         request.check(&text.limits)?;
@@ -330,7 +336,7 @@ impl Gateway {
         let command = Command::Submit {
             request: ToEngine::Submit {
                 submission: Box::new(submission),
-                arrived,
+                arrived: since,
             },
             id,
             events,

@@ -360,7 +360,7 @@ impl DiskLoop {
             while self.commands.try_pop().is_some() {}
             self.keys_asked = 0;
             self.board.settled.store(self.popped, Ordering::Release);
-            self.settled.notify_waiters();
+            self.tell();
             let Some(wait) = until.checked_sub(self.started.elapsed()) else {
                 return;
             };
@@ -512,6 +512,12 @@ impl DiskLoop {
         }
     }
 
+    /// Wakes who waits for a record. Who wakes a task that has ended meanwhile may be the last to hold it, and gives
+    /// its memory back.
+    fn tell(&self) {
+        heap::excused(|| self.settled.notify_waiters());
+    }
+
     fn publish(&self, spool: &Spool<Folder>) {
         let numbers = spool.numbers();
         let waits = spool.commit_due().is_some() && !numbers.degraded;
@@ -521,7 +527,7 @@ impl DiskLoop {
             self.popped
         };
         self.board.publish(&numbers, settled);
-        self.settled.notify_waiters();
+        self.tell();
     }
 
     /// Says something to the io thread, which may be slow, but not for ever.

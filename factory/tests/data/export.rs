@@ -117,22 +117,22 @@ async fn shown(log: &Log, format: Format, query: &str) -> String {
 async fn each_form_is_what_its_tools_read() {
     let log = store().await;
     expect![[r#"
-        {"messages":[{"content":" why  e7? ","role":"user"},{"content":"Close valve 3.","role":"assistant"}]}
-        {"messages":[{"content":"What now?","role":"user"},{"content":"Wait.","role":"assistant"}]}
-        {"messages":[{"content":"Once","role":"user"},{"content":"there was a pump.","role":"assistant"}]}
+        {"messages":[{"role":"user","content":" why  e7? "},{"role":"assistant","content":"Close valve 3."}]}
+        {"messages":[{"role":"user","content":"What now?"},{"role":"assistant","content":"Wait."}]}
+        {"messages":[{"role":"user","content":"Once"},{"role":"assistant","content":"there was a pump."}]}
     "#]]
     .assert_eq(&shown(&log, Format::ChatJsonl, "").await);
     expect![[r#"
-        {"chosen":[{"content":"Close valve 3.","role":"assistant"}],"prompt":[{"content":" why  e7? ","role":"user"}],"rejected":[{"content":"The valve.","role":"assistant"}]}
+        {"prompt":[{"role":"user","content":" why  e7? "}],"chosen":[{"role":"assistant","content":"Close valve 3."}],"rejected":[{"role":"assistant","content":"The valve."}]}
     "#]]
     .assert_eq(&shown(&log, Format::Preference, "").await);
     expect![[r#"
-        {"completion":[{"content":"The valve.","role":"assistant"}],"label":false,"prompt":[{"content":" why  e7? ","role":"user"}]}
-        {"completion":[{"content":"Wait.","role":"assistant"}],"label":true,"prompt":[{"content":"What now?","role":"user"}]}
+        {"prompt":[{"role":"user","content":" why  e7? "}],"completion":[{"role":"assistant","content":"The valve."}],"label":false}
+        {"prompt":[{"role":"user","content":"What now?"}],"completion":[{"role":"assistant","content":"Wait."}],"label":true}
     "#]]
     .assert_eq(&shown(&log, Format::Unpaired, "").await);
     expect![[r#"
-        {"completion":"there was a pump.","prompt":"Once"}
+        {"prompt":"Once","completion":"there was a pump."}
     "#]]
     .assert_eq(&shown(&log, Format::Completion, "not flagged and not random").await);
     expect![[r#"

@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod boxes;
 mod bundles;
 mod commands;
 mod faults;

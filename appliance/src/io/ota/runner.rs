@@ -192,6 +192,7 @@ impl<H: Host> Runner<H> {
             orders: send,
             view: seen,
         };
+        runner.show(None, None);
         Ok((runner, handle))
     }
 
