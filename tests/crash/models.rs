@@ -106,15 +106,15 @@ impl Witness {
     fn live(&mut self, disk: &mut SimDisk, model: &Model) -> Result<(), SlotError> {
         let (mut slots, opened) = Slots::open(disk).map_err(|error| match error {
             outstation::superblock::SuperblockError::Disk(error) => SlotError::Disk(error),
-            other => panic!("{other}"),
+            other @ outstation::superblock::SuperblockError::Later { .. } => panic!("{other}"),
         })?;
         assert_ne!(opened, Opened::Lost, "two copies never go at once");
         self.check_state(slots.state());
-        self.check_committed(disk, &slots);
+        check_committed(disk, &slots);
         self.check_metadata(disk)?;
         self.step(&mut slots, |slots| slots.restart(disk).map(drop))?;
         loop {
-            self.check_committed(disk, &slots);
+            check_committed(disk, &slots);
             let Some(candidate) = slots.state().candidate.clone() else {
                 match slots.may(&model.release, None) {
                     Ok(()) => {}
@@ -171,30 +171,16 @@ impl Witness {
             return;
         }
         // Cut in the middle of a transition: the old state, or one that came from it by one step.
-        let phases = |state: &State| state.candidate.as_ref().map(|candidate| candidate.phase());
+        let phases = |state: &State| {
+            state
+                .candidate
+                .as_ref()
+                .map(outstation::slot::Candidate::phase)
+        };
         let moved = phases(found) != phases(last) || found.committed != last.committed;
         assert!(
             found == last || moved,
             "{found:?} is neither {last:?} nor what came after it"
-        );
-    }
-
-    /// Whatever happened, the model that serves is whole.
-    fn check_committed(&self, disk: &SimDisk, slots: &Slots<SimDisk>) {
-        let Some(committed) = &slots.state().committed else {
-            return;
-        };
-        let digest: [u8; 32] = committed.digest.clone().try_into().unwrap();
-        let [_, _, name] = fetch::names(&digest);
-        // Who looks is no part of what is tested.
-        let mut disk = disk.clone();
-        disk.cut_at = None;
-        disk.faults = Faults::default();
-        let bytes = disk::contents(&mut disk, &name, 1 << 20).unwrap();
-        assert_eq!(
-            bytes.map(|bytes| blake3::hash(&bytes).into()),
-            Some(digest),
-            "the committed model is there"
         );
     }
 
@@ -248,6 +234,25 @@ impl Witness {
         self.metadata = (version, version);
         Ok(())
     }
+}
+
+/// Whatever happened, the model that serves is whole.
+fn check_committed(disk: &SimDisk, slots: &Slots<SimDisk>) {
+    let Some(committed) = &slots.state().committed else {
+        return;
+    };
+    let digest: [u8; 32] = committed.digest.clone().try_into().unwrap();
+    let [_, _, name] = fetch::names(&digest);
+    // Who looks is no part of what is tested.
+    let mut disk = disk.clone();
+    disk.cut_at = None;
+    disk.faults = Faults::default();
+    let bytes = disk::contents(&mut disk, &name, 1 << 20).unwrap();
+    assert_eq!(
+        bytes.map(|bytes| blake3::hash(&bytes).into()),
+        Some(digest),
+        "the committed model is there"
+    );
 }
 
 /// A box that serves release 1 and is offered release 2, with a cut at an operation or without.

@@ -114,10 +114,13 @@ impl Box {
     fn start(factory: &Factory, state: &Path, more: &str) -> Self {
         let config = state.join("box.toml");
         let toml = format!(
-            "[state]\nfolder = {state:?}\n[memory]\nlimit = '700MiB'\n[models]\nring = 'all'\nsource = {source:?}\n\
-             root = {root:?}\ninterval_s = 1\nreserve = '1MiB'\n{more}",
-            source = factory.path("factory-store/ota"),
-            root = factory.path("factory-store/ota/metadata/1.root.json"),
+            "[state]\nfolder = '{state}'\n[memory]\nlimit = '700MiB'\n[models]\nring = 'all'\nsource = '{source}'\n\
+             root = '{root}'\ninterval_s = 1\nreserve = '1MiB'\n{more}",
+            state = state.display(),
+            source = factory.path("factory-store/ota").display(),
+            root = factory
+                .path("factory-store/ota/metadata/1.root.json")
+                .display(),
         );
         std::fs::write(&config, toml).unwrap();
         let mut child = outstation()
@@ -201,7 +204,7 @@ impl Drop for Box {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// One request over a connection of its own. `None`: the connection broke.
 fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
