@@ -123,7 +123,7 @@ async fn download(args: &Args, store: &MetadataFolder<Folder>) -> anyhow::Result
         };
         source
             .fetch(place.path(), want, &mut |piece| {
-                bytes.extend_from_slice(piece)
+                bytes.extend_from_slice(piece);
             })
             .await?;
         if !place.is(&bytes) {
