@@ -157,6 +157,11 @@ impl Witness {
         if changed.is_ok() {
             self.last.clone_from(&self.next);
         } else {
+            assert_eq!(
+                Some(slots.state()),
+                self.last.as_ref(),
+                "what was not stored is not so"
+            );
             self.next = None;
         }
         changed
