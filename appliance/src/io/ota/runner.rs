@@ -204,6 +204,8 @@ impl<H: Host> Runner<H> {
         let mut backoff = Backoff::default();
         loop {
             let round = self.round().await;
+            // Who was in a hurry had this round.
+            self.hurry = false;
             let mut wait = self.settings.interval;
             match round {
                 Ok(()) => {

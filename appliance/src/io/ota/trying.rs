@@ -50,7 +50,6 @@ impl<H: Host> Runner<H> {
         match self.soak(&rollout, &before).await? {
             Ended::Stays => {
                 self.slots.commit(&mut self.disk)?;
-                self.hurry = false;
                 self.report("release.committed", &release, "");
                 tracing::info!(release = %release, "a release is committed");
                 Ok(())
@@ -123,7 +122,6 @@ impl<H: Host> Runner<H> {
             None => self.host.serve(None, None).await,
         };
         self.slots.rolled_back(&mut self.disk)?;
-        self.hurry = false;
         self.report_rejected();
         tracing::warn!(
             "a release was taken back after {:.1} s: {}",
