@@ -139,6 +139,12 @@ impl<D: Disk> Download<D> {
         there.map(|(chunk, _)| u64::from(chunk.bytes)).sum()
     }
 
+    /// How far the file is there without a gap, from its beginning.
+    pub fn reaches(&self) -> u64 {
+        let missing = self.missing().next();
+        missing.map_or_else(|| self.index.bytes(), |chunk| self.offsets[chunk])
+    }
+
     /// Chunks that are missing, in order.
     pub fn missing(&self) -> impl Iterator<Item = usize> {
         self.have

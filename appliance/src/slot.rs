@@ -13,7 +13,6 @@
 //! old one or the new one, and [`Slots::restart`] says how to go on. The committed model is what serves after a start,
 //! whatever the candidate did. Tries are spent only by loading: switching a box off and on again costs none.
 
-use outstation_wire::release::Rollout;
 use prost::Message;
 
 use crate::disk::{Disk, DiskError};
@@ -216,13 +215,14 @@ impl<D: Disk> Slots<D> {
         Ok(())
     }
 
-    /// Takes a release on: from here its bytes may be fetched. `adapter`: the name that it is to have, if it is one.
+    /// Takes a release on: from here its bytes may be fetched. `adapter`: the name that it is to have, if it is one;
+    /// `rollout`: the counter of the rollout that brings it.
     pub fn offer(
         &mut self,
         disk: &mut D,
         release: Release,
         adapter: Option<&str>,
-        rollout: &Rollout,
+        rollout: u64,
     ) -> Result<(), SlotError> {
         self.may(&release, adapter)?;
         let candidate = Candidate {
@@ -230,7 +230,7 @@ impl<D: Disk> Slots<D> {
             adapter: adapter.unwrap_or_default().to_owned(),
             phase: Phase::Fetching.into(),
             tries_left: TRIES,
-            rollout: rollout.counter,
+            rollout,
             ..Candidate::default()
         };
         self.store(disk, |state| state.candidate = Some(candidate))

@@ -5,7 +5,7 @@
 use outstation::disk::{self, Disk as _, DiskError};
 use outstation::fetch::{self, Download, Finish};
 use outstation::slot::{Opened, Phase, Release, SlotError, Slots, State};
-use outstation_wire::release::{Chunk, Gates, Index, Pack, Place, Rollout, Stored};
+use outstation_wire::release::{Chunk, Index, Pack, Place, Stored};
 
 use crate::disk::{Cut, Fault, Faults, SimDisk};
 use crate::random::Random;
@@ -69,24 +69,6 @@ impl Model {
     }
 }
 
-fn rollout() -> Rollout {
-    Rollout {
-        format: 1,
-        ring: "all".into(),
-        counter: 1,
-        manifest: "manifest/site@1.json".into(),
-        adapters: Vec::new(),
-        waves: Vec::new(),
-        stop: false,
-        canary_percent: vec![10],
-        soak_s: 1,
-        deadline_s: 10,
-        gates: Gates::default(),
-        failures_percent_max: 10,
-        window: String::new(),
-    }
-}
-
 /// What a box does with a release, one durable step after the other, and what the checker saw of it.
 #[derive(Clone, Default)]
 struct Witness {
@@ -122,7 +104,7 @@ impl Witness {
                 }
                 self.put_metadata(disk)?;
                 self.step(&mut slots, |slots| {
-                    slots.offer(disk, model.release.clone(), None, &rollout())
+                    slots.offer(disk, model.release.clone(), None, 1)
                 })?;
                 continue;
             };

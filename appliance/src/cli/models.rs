@@ -6,7 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use outstation_wire::release::Golden;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::watch;
@@ -179,7 +178,6 @@ impl Follows {
             serving,
             observer: self.observer,
             paused: None,
-            folder: self.settings.folder.clone(),
         };
         let resume = self.opening.resume;
         let made = Runner::new(
@@ -231,7 +229,6 @@ struct ServeHost {
     serving: Serving,
     observer: CaseWatch,
     paused: Option<Paused<CpuEngine>>,
-    folder: PathBuf,
 }
 
 fn unfit(reason: Reason) -> impl Fn(Failure) -> Unfit {
@@ -289,14 +286,9 @@ impl Host for ServeHost {
         Ok(())
     }
 
-    async fn test(
-        &mut self,
-        file: &Path,
-        _golden: &[Golden],
-        within: Duration,
-    ) -> Result<Tested, Unfit> {
+    async fn test(&mut self, file: &Path, within: Duration) -> Result<Tested, Unfit> {
         self.pause().await?;
-        let manifest = self.folder.join(file.with_extension("json"));
+        let manifest = file.with_extension("json");
         let flags = trial::flags(&self.serving.args, file, &manifest);
         let program = std::env::current_exe();
         let started = program.and_then(|program| {

@@ -1,5 +1,3 @@
-use outstation_wire::release::{Gates, Rollout};
-
 use super::*;
 use crate::disk::DiskError;
 
@@ -76,24 +74,6 @@ fn release(number: u64) -> Release {
     }
 }
 
-fn rollout() -> Rollout {
-    Rollout {
-        format: 1,
-        ring: "all".into(),
-        counter: 1,
-        manifest: "manifest/site@1.json".into(),
-        adapters: Vec::new(),
-        waves: Vec::new(),
-        stop: false,
-        canary_percent: vec![10],
-        soak_s: 1,
-        deadline_s: 10,
-        gates: Gates::default(),
-        failures_percent_max: 10,
-        window: String::new(),
-    }
-}
-
 struct Bench {
     disk: Memory,
     slots: Slots<Memory>,
@@ -108,8 +88,7 @@ impl Bench {
     }
 
     fn offer(&mut self, number: u64) -> Result<(), SlotError> {
-        self.slots
-            .offer(&mut self.disk, release(number), None, &rollout())
+        self.slots.offer(&mut self.disk, release(number), None, 1)
     }
 
     fn begin_loading(&mut self, number: u64) {

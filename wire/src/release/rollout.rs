@@ -21,7 +21,7 @@ pub struct Rollout {
     pub adapters: Vec<AdapterRelease>,
     /// Which share of the ring may have it from when on.
     pub waves: Vec<Wave>,
-    /// Nobody begins, and who is on trial goes back.
+    /// Nobody begins. A trial under way is ended by its own gates.
     #[serde(default)]
     pub stop: bool,
     /// Shares of new requests that a trial gives the new model, one after the other, percent. Without effect where one
@@ -29,7 +29,8 @@ pub struct Rollout {
     pub canary_percent: Vec<u32>,
     /// How long each share lasts at least, and the whole of the trial after them, seconds.
     pub soak_s: u64,
-    /// When a trial ends at last, seconds after its beginning: what has not passed by then goes back.
+    /// When a trial ends at last, seconds after its beginning: with too few requests to judge it stays, for nothing spoke
+    /// against it.
     pub deadline_s: u64,
     /// What the new model must not do worse.
     #[serde(default)]

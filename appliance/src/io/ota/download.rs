@@ -83,9 +83,7 @@ impl<D: Disk> Fetcher<'_, D> {
             progress.there = download.bytes_there();
             progress.bytes = download.index().bytes();
             (self.tell)(*progress);
-            let first = download.missing().next();
-            let start = first.and_then(|first| download.index().offsets().nth(first));
-            if start.is_none_or(|start| start >= until) {
+            if download.reaches() >= until {
                 return Ok(());
             }
             let Some(range) = download.next(RANGE_BYTES_MAX, &has_base) else {

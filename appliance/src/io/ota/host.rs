@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use outstation_wire::release::Golden;
-
 use crate::slot::Reason;
 use crate::trial::Window;
 
@@ -31,14 +29,9 @@ pub(crate) trait Host {
     /// Whether the model would fit, as far as its head tells.
     async fn fits(&mut self, file: &Path) -> Result<(), Unfit>;
 
-    /// Loads and tests a model in a process of its own, which may hang, crash or take too much without harm. Requests
+    /// Loads and tests a model, by the manifest beside its file, in a process of its own, which may hang, crash or take too much without harm. Requests
     /// wait from here on; those that run are finished first.
-    async fn test(
-        &mut self,
-        file: &Path,
-        golden: &[Golden],
-        within: Duration,
-    ) -> Result<Tested, Unfit>;
+    async fn test(&mut self, file: &Path, within: Duration) -> Result<Tested, Unfit>;
 
     /// Serves a model from here on, for what waits, too. None: the model of the configuration.
     async fn serve(&mut self, file: Option<&Path>, name: Option<&str>) -> Result<(), Unfit>;

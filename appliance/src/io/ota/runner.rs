@@ -18,7 +18,7 @@ use super::client::{ClientError, Releases, Shared};
 use super::download::{DownloadError, Fetcher, Progress, RETRY_MAX, index_name, manifest_name};
 use super::host::{Host, Unfit};
 use super::metadata::MetadataFolder;
-use super::opening::{Opening, file};
+use super::opening::Opening;
 use super::view::{CandidateView, Rate, View, for_factory};
 use crate::disk::{self, Disk, DiskError};
 use crate::fetch::{Download, names};
@@ -239,10 +239,10 @@ impl<H: Host> Runner<H> {
         };
         let release = Release::of(&manifest);
         if self.slots.state().candidate.is_none() {
-            let rollout = self.rollout.clone().expect("a look leaves it");
+            let rollout = self.rollout.as_ref().map_or(0, |rollout| rollout.counter);
             match self
                 .slots
-                .offer(&mut self.disk, release.clone(), None, &rollout)
+                .offer(&mut self.disk, release.clone(), None, rollout)
             {
                 Ok(()) => {}
                 // What serves, or was taken back, is nothing to do.
@@ -343,10 +343,14 @@ impl<H: Host> Runner<H> {
             return Ok(Looked::Nothing);
         }
         if let Err(unfit) = self.fits_here(&manifest) {
-            // Nothing of it is fetched, and the factory hears of it once.
+            // Nothing of it is fetched.
             return Err(RoundError::Document(unfit.text));
         }
-        self.keep_documents(&manifest, &mut releases).await?;
+        // What serves, was rejected, or is whole needs no index: a look every ten minutes must not bring one each time.
+        let comes = self.slots.may(&Release::of(&manifest), None).is_ok();
+        if comes || self.phase() == Some(Phase::Fetching) {
+            self.keep_documents(&manifest, &mut releases).await?;
+        }
         Ok(Looked::Follow(Box::new(manifest)))
     }
 
@@ -603,14 +607,7 @@ impl<H: Host> Runner<H> {
         self.slots
             .back(&mut self.disk)
             .map_err(|error| error.to_string())?;
-        let committed = self.slots.state().committed.clone();
-        let served = match &committed {
-            Some(release) => {
-                let file = file(&self.settings.folder, release);
-                self.host.serve(Some(&file), Some(&release.name)).await
-            }
-            None => self.host.serve(None, None).await,
-        };
+        let served = self.serve_committed().await;
         self.show(None, None);
         self.report_rejected();
         served.map_err(|unfit| unfit.text)

@@ -33,7 +33,7 @@ impl<H: Host> Runner<H> {
         self.report("release.trial", &release, "");
         self.show(None, None);
         let within = Duration::from_secs(rollout.gates.load_s_max);
-        let tested = match self.host.test(&file, &manifest.golden, within).await {
+        let tested = match self.host.test(&file, within).await {
             Ok(tested) => tested,
             Err(unfit) => return self.take_back(&unfit, began).await,
         };
@@ -110,17 +110,21 @@ impl<H: Host> Runner<H> {
         }
     }
 
+    /// Loads what is committed, in place of what serves.
+    pub(super) async fn serve_committed(&mut self) -> Result<(), Unfit> {
+        match self.slots.state().committed.clone() {
+            Some(release) => {
+                let file = file(&self.settings.folder, &release);
+                self.host.serve(Some(&file), Some(&release.name)).await
+            }
+            None => self.host.serve(None, None).await,
+        }
+    }
+
     /// The candidate failed: what served before serves again, and the factory hears of it.
     async fn take_back(&mut self, unfit: &Unfit, began: Instant) -> Result<(), RoundError> {
         self.reject(unfit)?;
-        let committed = self.slots.state().committed.clone();
-        let back = committed
-            .as_ref()
-            .map(|release| (file(&self.settings.folder, release), &release.name));
-        let served = match &back {
-            Some((file, name)) => self.host.serve(Some(file), Some(name)).await,
-            None => self.host.serve(None, None).await,
-        };
+        let served = self.serve_committed().await;
         self.slots.rolled_back(&mut self.disk)?;
         self.report_rejected();
         tracing::warn!(
