@@ -272,9 +272,14 @@ impl Crowd {
     }
 }
 
-/// Stops the next process that a process starts, as if it hung.
-fn freeze_the_next_child(parent: u32) -> JoinHandle<()> {
-    let is_child = move |process: &str| {
+/// Stops the next self-test that a box starts, as if it hung. Not before it runs its own program: who starts a process
+/// waits for that.
+fn freeze_the_next_self_test(parent: u32) -> JoinHandle<()> {
+    let is_self_test = move |process: &str| {
+        let command = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        if command.split(|&byte| byte == 0).nth(1) != Some(b"try".as_slice()) {
+            return false;
+        }
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         let after_name = stat
             .rsplit_once(") ")
@@ -289,7 +294,7 @@ fn freeze_the_next_child(parent: u32) -> JoinHandle<()> {
             let names =
                 processes.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
             let mut numbers = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-            if let Some(child) = numbers.find(|name| is_child(name)) {
+            if let Some(child) = numbers.find(|name| is_self_test(name)) {
                 said(Command::new("kill").args(["-STOP", &child]));
                 return;
             }
@@ -402,7 +407,7 @@ fn bad_models_are_taken_back_by_themselves_and_nobody_notices() {
         usual,
         "memory.limit",
     );
-    let frozen = freeze_the_next_child(running.child.id());
+    let frozen = freeze_the_next_self_test(running.child.id());
     let soon = "--soak 1s --gate-load-s-max 3";
     bad("hangs", &generate::demo(5), None, soon, "within 3s");
     frozen.join().unwrap();

@@ -29,8 +29,8 @@ pub struct Rollout {
     pub canary_percent: Vec<u32>,
     /// How long each share lasts at least, and the whole of the trial after them, seconds.
     pub soak_s: u64,
-    /// When a trial ends at last, seconds after its beginning: with too few requests to judge it stays, for nothing spoke
-    /// against it.
+    /// When a trial ends at last, seconds after its beginning: with too few requests to judge it stays, for nothing
+    /// spoke against it.
     pub deadline_s: u64,
     /// What the new model must not do worse.
     #[serde(default)]

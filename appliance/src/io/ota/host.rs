@@ -29,8 +29,8 @@ pub(crate) trait Host {
     /// Whether the model would fit, as far as its head tells.
     async fn fits(&mut self, file: &Path) -> Result<(), Unfit>;
 
-    /// Loads and tests a model, by the manifest beside its file, in a process of its own, which may hang, crash or take too much without harm. Requests
-    /// wait from here on; those that run are finished first.
+    /// Loads and tests a model, by the manifest beside its file, in a process of its own, which may hang, crash or take
+    /// too much without harm. Requests wait from here on; those that run are finished first.
     async fn test(&mut self, file: &Path, within: Duration) -> Result<Tested, Unfit>;
 
     /// Serves a model from here on, for what waits, too. None: the model of the configuration.
