@@ -26,6 +26,18 @@ pub struct BudgetLine {
     pub formula: String,
     /// How much.
     pub bytes: u64,
+    /// For what.
+    #[serde(skip)]
+    pub part: Part,
+}
+
+/// What a line is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A model that is loaded.
+    Model,
+    /// The box, whatever it serves.
+    Box,
 }
 
 /// The table, and the sizes that follow from it.
@@ -35,6 +47,12 @@ pub struct Budget {
     pub lines: Vec<BudgetLine>,
     /// Their sum.
     pub total_bytes: u64,
+    /// What each model that is loaded takes of it, and what they share.
+    #[serde(skip)]
+    pub model_bytes: u64,
+    /// See `model_bytes`.
+    #[serde(skip)]
+    pub shared_bytes: u64,
     /// What it was made to fit.
     pub limit_bytes: u64,
     /// Blocks of the KV pool.
@@ -145,6 +163,7 @@ impl AdapterPlaces {
                 self.rank_max
             ),
             bytes: u64::from(self.count) * place + space,
+            part: Part::Model,
         })
     }
 }
@@ -173,6 +192,7 @@ impl LogBytes {
             consumer,
             formula: formula.to_owned(),
             bytes,
+            part: Part::Box,
         };
         [
             line(
@@ -195,7 +215,8 @@ impl LogBytes {
 }
 
 impl Budget {
-    /// Adds up the consumers and sizes the KV pool.
+    /// Adds up the consumers and sizes the KV pool. Memory that is for two models is halved: the second half is for a
+    /// release on trial.
     pub fn plan(
         serving: &ServingConfig,
         Compute {
@@ -208,6 +229,7 @@ impl Budget {
         files: FileSizes,
         log: Option<&LogBytes>,
         limit: ByteSize,
+        residents: u32,
     ) -> Result<Self, BudgetError> {
         let trained = model.dims.context_positions;
         let context = serving
@@ -223,23 +245,28 @@ impl Budget {
         let mut lines = fixed_lines(serving, (isa, threads), model, files, context);
         lines.extend(adapters.line(model, serving));
         lines.extend(log.into_iter().flat_map(LogBytes::lines));
-        let fixed: u64 = lines.iter().map(|line| line.bytes).sum();
+        let fixed = sum(&lines, Part::Model);
+        let shared_bytes = sum(&lines, Part::Box);
+        let for_models = limit.0.saturating_sub(shared_bytes) / u64::from(residents);
         let block_bytes = model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS);
         let with_lists = block_bytes + KvPool::BLOCK_BYTES as u64;
         let (least, most) = (
             blocks_for(context),
             blocks_for(context) * serving.sequences_max,
         );
-        let affordable = limit.0.saturating_sub(fixed) / with_lists;
+        let affordable = for_models.saturating_sub(fixed) / with_lists;
         if affordable < u64::from(least) {
             return Err(BudgetError::TooSmall {
-                needed: ByteSize(fixed + u64::from(least) * with_lists),
+                needed: ByteSize(
+                    shared_bytes + u64::from(residents) * (fixed + u64::from(least) * with_lists),
+                ),
                 limit,
                 context_tokens: context,
             });
         }
         let kv_blocks = u32::try_from(affordable).unwrap_or(u32::MAX).min(most);
-        let full_bytes = fixed + u64::from(most) * with_lists;
+        let full_bytes =
+            shared_bytes + u64::from(residents) * (fixed + u64::from(most) * with_lists);
         lines.insert(
             1,
             BudgetLine {
@@ -252,6 +279,7 @@ impl Budget {
                     kv.plane_bytes(model.dims.head_dim, 1) as f64 / model.dims.head_dim as f64,
                 ),
                 bytes: u64::from(kv_blocks) * block_bytes,
+                part: Part::Model,
             },
         );
         lines.insert(
@@ -263,10 +291,22 @@ impl Budget {
                     KvPool::BLOCK_BYTES
                 ),
                 bytes: u64::from(kv_blocks) * KvPool::BLOCK_BYTES as u64,
+                part: Part::Model,
             },
         );
+        let model_bytes = sum(&lines, Part::Model);
+        if residents > 1 {
+            lines.push(BudgetLine {
+                consumer: "a model beside it",
+                formula: "as much again, for a release on trial".to_owned(),
+                bytes: model_bytes,
+                part: Part::Box,
+            });
+        }
         Ok(Self {
             total_bytes: lines.iter().map(|line| line.bytes).sum(),
+            model_bytes,
+            shared_bytes,
             lines,
             limit_bytes: limit.0,
             kv_blocks,
@@ -282,6 +322,11 @@ impl Budget {
     pub fn engine_size(&self, serving: &ServingConfig) -> EngineSize {
         engine_size(serving, self.kv_blocks, self.kv)
     }
+}
+
+fn sum(lines: &[BudgetLine], part: Part) -> u64 {
+    let lines = lines.iter().filter(|line| line.part == part);
+    lines.map(|line| line.bytes).sum()
 }
 
 /// Whether the model's heads can be stored in a format.
@@ -321,6 +366,11 @@ fn fixed_lines(
         consumer,
         formula,
         bytes,
+        part: Part::Model,
+    };
+    let shared = |consumer, formula, bytes| BudgetLine {
+        part: Part::Box,
+        ..line(consumer, formula, bytes)
     };
     vec![
         line(
@@ -359,7 +409,7 @@ fn fixed_lines(
             ),
             under_way * (context * 4 + limits::STREAM_TOKENS_BUFFERED_MAX as u64 * 96),
         ),
-        line(
+        shared(
             "rings",
             format!(
                 "{} events × {} B to the io thread, {} requests × {} B back, who ran when for the meter",
@@ -392,7 +442,7 @@ fn fixed_lines(
                 limits::grammars_max(serving.sequences_max),
             ),
         ),
-        line(
+        shared(
             "connections",
             format!(
                 "{} × {} (receive and send windows, TLS state)",
@@ -401,7 +451,7 @@ fn fixed_lines(
             ),
             u64::from(serving.connections_max) * CONNECTION_BYTES,
         ),
-        line(
+        shared(
             "HTTP",
             format!(
                 "{HTTP_CONNECTIONS} connections × 160 KiB, {HTTP_BODIES} bodies × {}",
@@ -409,7 +459,7 @@ fn fixed_lines(
             ),
             HTTP_CONNECTIONS * (160 << 10) + HTTP_BODIES * HTTP_BODY_BYTES,
         ),
-        line("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
+        shared("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
     ]
 }
 

@@ -235,6 +235,34 @@ impl Sampling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// A place for a model that is loaded. There are two, so that a new one can be tried beside the one that serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Lane {
+    /// The one that is filled at start.
+    #[default]
+    First,
+    /// The other one.
+    Second,
+}
+
+impl Lane {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::First, Self::Second];
+
+    /// The one that this is not.
+    pub fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+
+    /// 0 or 1.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// A request that has been checked and tokenized: what crosses to the engine thread.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
@@ -260,6 +288,8 @@ pub struct Submission {
     pub deadline: Option<Duration>,
     /// Who asks.
     pub tenant: Tenant,
+    /// Which of the models that are loaded answers.
+    pub lane: Lane,
     /// What is added to the base, from its first step to its last.
     pub adapter: Option<Arc<PackedAdapter>>,
     /// What its tokens said of how sure the model was, where that is measured.
@@ -288,6 +318,7 @@ impl Submission {
             class: Class::default(),
             deadline: None,
             tenant: Tenant::default(),
+            lane: Lane::default(),
             adapter: None,
             signals: Box::default(),
             grammar: None,
@@ -516,6 +547,10 @@ pub struct Timings {
     pub prefill: Duration,
     /// First token to last.
     pub decode: Duration,
+    /// Of `prefill`, the time in steps of its own model. Where another is loaded beside it, that one runs in between.
+    pub prefill_busy: Duration,
+    /// Of `decode`, the same.
+    pub decode_busy: Duration,
 }
 
 /// A request that will not be served, and what its sender can do about it.

@@ -153,6 +153,18 @@ pub struct Occupancy {
     pub retry_after_ms: u64,
 }
 
+impl Occupancy {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        self.sequences += other.sequences;
+        self.queued += other.queued;
+        self.kv_blocks_free += other.kv_blocks_free;
+        self.kv_blocks += other.kv_blocks;
+        self.kv_blocks_pinned += other.kv_blocks_pinned;
+        self.retry_after_ms = self.retry_after_ms.max(other.retry_after_ms);
+    }
+}
+
 /// What happened since start, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -166,6 +178,17 @@ pub struct Totals {
     pub first_tokens_in_time: u64,
     /// First tokens that came later.
     pub first_tokens_late: u64,
+}
+
+impl Totals {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        self.preempted += other.preempted;
+        self.guessed += other.guessed;
+        self.guessed_right += other.guessed_right;
+        self.first_tokens_in_time += other.first_tokens_in_time;
+        self.first_tokens_late += other.first_tokens_late;
+    }
 }
 
 /// A sequence whose logits the last step made.
@@ -206,6 +229,9 @@ pub struct Scheduler {
     short: Option<(RequestId, u32)>,
     retry_after_ms: u64,
     totals: Totals,
+    /// Time in steps, and when the last one was planned.
+    busy: Duration,
+    planned: Duration,
 }
 
 /// A request that was taken.
@@ -220,6 +246,8 @@ struct Request {
     started: Option<Duration>,
     first_token: Option<Duration>,
     last_token: Duration,
+    /// What [`Scheduler::busy_at`] said when it was started, at its first token and at its last.
+    busy: [Duration; 3],
     /// Positions that were there when it was begun.
     cached: u32,
     /// While it waits: positions that were there when it came, or when it made room.
@@ -303,6 +331,8 @@ impl Scheduler {
             short: None,
             retry_after_ms: 0,
             totals: Totals::default(),
+            busy: Duration::ZERO,
+            planned: Duration::ZERO,
             limits,
         }
     }
@@ -403,6 +433,11 @@ impl Scheduler {
         }
     }
 
+    /// Time in steps up to a moment in the planned step.
+    fn busy_at(&self, now: Duration) -> Duration {
+        self.busy + now.saturating_sub(self.planned)
+    }
+
     fn runs(&self, sequence: u32) -> &Request {
         self.running[sequence as usize].as_ref().expect("it runs")
     }
@@ -463,6 +498,8 @@ fn timings_of(request: &Request, now: Duration) -> Timings {
         queue: started.saturating_sub(request.arrived),
         prefill: first.saturating_sub(started),
         decode: request.last_token.saturating_sub(first),
+        prefill_busy: request.busy[1].saturating_sub(request.busy[0]),
+        decode_busy: request.busy[2].saturating_sub(request.busy[1]),
     }
 }
 

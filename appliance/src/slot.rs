@@ -248,9 +248,17 @@ impl<D: Disk> Slots<D> {
         self.phase(disk, Phase::Fetching)
     }
 
-    /// Gives it up without a word against it: another release takes its place, or its rollout was stopped.
+    /// Gives it up without a word against it: another release takes its place, or its rollout was stopped. What is
+    /// committed has all requests again after that.
     pub fn abandon(&mut self, disk: &mut D) -> Result<(), SlotError> {
-        self.expect(&[Phase::Fetching, Phase::Verified]);
+        self.expect(&[
+            Phase::Fetching,
+            Phase::Verified,
+            Phase::Loading,
+            Phase::SelfTest,
+            Phase::Canary,
+            Phase::Soak,
+        ]);
         self.store(disk, |state| state.candidate = None)
     }
 

@@ -30,6 +30,17 @@ pub struct StepTotals {
     pub scheduler: Totals,
 }
 
+impl StepTotals {
+    /// Adds what another did.
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.prompt_tokens += other.prompt_tokens;
+        self.generated_tokens += other.generated_tokens;
+        self.busy += other.busy;
+        self.scheduler.add(&other.scheduler);
+    }
+}
+
 /// Whether a step had something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepOutcome {

@@ -18,9 +18,9 @@ mod tests;
 /// How a request went.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Case {
-    /// From the first step that carried it to its first token.
+    /// From the first step that carried it to its first token, in steps of its own model.
     pub prefill: Option<Duration>,
-    /// Between two tokens, in the mean.
+    /// Between two tokens, in the mean, in steps of its own model.
     pub itl: Option<Duration>,
     /// How it ended.
     pub end: CaseEnd,
@@ -53,6 +53,21 @@ pub struct Window {
     prefill: Times,
     itl: Times,
     entropy: [u64; ENTROPY_BINS],
+    energy: Energy,
+}
+
+/// What the requests of a window took of which that is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Energy {
+    requests: u64,
+    mj: u64,
+    tokens: u64,
+}
+
+impl Energy {
+    fn mj_per_token(&self) -> f64 {
+        self.mj as f64 / self.tokens.max(1) as f64
+    }
 }
 
 impl Default for Window {
@@ -65,6 +80,7 @@ impl Default for Window {
             prefill: Times::default(),
             itl: Times::default(),
             entropy: [0; ENTROPY_BINS],
+            energy: Energy::default(),
         }
     }
 }
@@ -135,6 +151,13 @@ impl Window {
         }
     }
 
+    /// Takes in what a request took, and for how many tokens. It may have ended a while ago.
+    pub fn add_energy(&mut self, mj: u64, tokens: u32) {
+        self.energy.requests += 1;
+        self.energy.mj += mj;
+        self.energy.tokens += u64::from(tokens);
+    }
+
     /// Requests that are in it.
     pub fn requests(&self) -> u64 {
         self.requests
@@ -158,6 +181,9 @@ impl Window {
         for (mine, theirs) in self.entropy.iter_mut().zip(&other.entropy) {
             *mine += theirs;
         }
+        self.energy.requests += other.energy.requests;
+        self.energy.mj += other.energy.mj;
+        self.energy.tokens += other.energy.tokens;
     }
 
     fn share(&self, count: u64) -> f64 {
@@ -231,6 +257,14 @@ pub fn judge(before: &Window, now: &Window, gates: &Gates) -> Verdict {
         if counts >= gates.requests_min.max(1) && ratio > max {
             return Verdict::Fail(format!("{what} × {ratio:.2} (at most × {max})"));
         }
+    }
+    let measured = before.energy.requests.min(now.energy.requests);
+    let ratio = now.energy.mj_per_token() / before.energy.mj_per_token();
+    if measured >= gates.requests_min.max(1) && ratio > gates.joules_ratio_max {
+        return Verdict::Fail(format!(
+            "joules for a token × {ratio:.2} (at most × {})",
+            gates.joules_ratio_max
+        ));
     }
     let compared = before.requests.min(now.requests) >= gates.requests_min.max(1);
     let drift = psi(&before.entropy, &now.entropy);

@@ -201,6 +201,7 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
         loaded.sizes,
         super::logging::bytes(config)?.as_ref(),
         limit,
+        config.models.resident,
     )?)
 }
 

@@ -1,8 +1,7 @@
 //! `outstation models`, and what a serving box needs to follow a ring.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -12,24 +11,21 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::exit::{self, Failure};
-use super::station::{self, Wants};
-use super::trial::{self, No, Said};
-use super::{ServeArgs, load, status};
+use super::status;
 use crate::config::Config;
-use crate::engine::cpu::CpuEngine;
-use crate::io::exchange::Exchange;
-use crate::io::gateway::{CaseWatch, Gateway, Paused, TextModel, WeakGateway};
+use crate::io::gateway::CaseWatch;
 use crate::io::ota::client::Shared;
-use crate::io::ota::host::{Host, Tested, Unfit};
 use crate::io::ota::opening::Opening;
 use crate::io::ota::runner::{Handle, Runner, Settings};
 use crate::io::ota::source::Source;
 use crate::io::ota::view::View;
 use crate::io::ota::web::Web;
 use crate::io::uplink::Membership;
-use crate::slot::Reason;
-use crate::station::Station;
-use crate::trial::Window;
+
+mod host;
+
+use host::ServeHost;
+pub(super) use host::Serving;
 
 /// Arguments of `models`.
 #[derive(Debug, Args)]
@@ -174,11 +170,7 @@ impl Follows {
             }
             folder => Source::Folder(PathBuf::from(folder)),
         };
-        let host = ServeHost {
-            serving,
-            observer: self.observer,
-            paused: None,
-        };
+        let host = ServeHost::new(serving, self.observer);
         let resume = self.opening.resume;
         let made = Runner::new(
             self.settings,
@@ -204,16 +196,6 @@ pub(super) struct Link {
     pub(super) factory_time: watch::Receiver<Option<(u64, Instant)>>,
 }
 
-/// What serves, for who changes it.
-pub(super) struct Serving {
-    pub(super) args: ServeArgs,
-    /// As configured, before a release took the model's place.
-    pub(super) config: Config,
-    pub(super) gateway: WeakGateway,
-    pub(super) exchange: Exchange<CpuEngine>,
-    pub(super) wants: Wants,
-}
-
 /// A number that stays with this machine.
 fn machine() -> [u8; 16] {
     let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
@@ -223,152 +205,3 @@ fn machine() -> [u8; 16] {
     );
     *digest.first_chunk().expect("a digest is longer")
 }
-
-/// `outstation serve`, as a trial sees it.
-struct ServeHost {
-    serving: Serving,
-    observer: CaseWatch,
-    paused: Option<Paused<CpuEngine>>,
-}
-
-fn unfit(reason: Reason) -> impl Fn(Failure) -> Unfit {
-    move |failure| Unfit {
-        reason,
-        text: failure.message,
-    }
-}
-
-impl ServeHost {
-    fn gateway(&self) -> Result<Gateway, Unfit> {
-        self.serving.gateway.upgrade().ok_or_else(|| Unfit {
-            reason: Reason::Unknown,
-            text: "the box is going down".to_owned(),
-        })
-    }
-
-    /// Requests wait, and the memory of the model is given back.
-    async fn pause(&mut self) -> Result<(), Unfit> {
-        if self.paused.is_some() {
-            return Ok(());
-        }
-        let gateway = self.gateway()?;
-        let paused = gateway.pause(self.serving.exchange.clone()).await;
-        let (paused, station) = paused.ok_or_else(|| Unfit {
-            reason: Reason::Unknown,
-            text: "the engine has stopped".to_owned(),
-        })?;
-        drop(station);
-        self.paused = Some(paused);
-        Ok(())
-    }
-
-    fn config_for(&self, file: Option<&Path>, name: Option<&str>) -> Config {
-        let mut config = self.serving.config.clone();
-        if let Some(file) = file {
-            config.model.file = Some(file.to_owned());
-            config.model.name = config.model.name.or_else(|| name.map(str::to_owned));
-            // They were named for the configured model.
-            let places = config.adapters.named_files().map_or(0, |files| files.len());
-            let count = u32::try_from(places).unwrap_or(u32::MAX);
-            config.adapters.count_max.get_or_insert(count);
-            config.adapters.files.clear();
-            config.adapters.folder = None;
-        }
-        config
-    }
-}
-
-impl Host for ServeHost {
-    async fn fits(&mut self, file: &Path) -> Result<(), Unfit> {
-        let config = self.config_for(Some(file), None);
-        let loaded = load::model(&config.model).map_err(unfit(Reason::Load))?;
-        load::budget(&config, &loaded).map_err(unfit(Reason::Memory))?;
-        Ok(())
-    }
-
-    async fn test(&mut self, file: &Path, within: Duration) -> Result<Tested, Unfit> {
-        self.pause().await?;
-        let manifest = file.with_extension("json");
-        let flags = trial::flags(&self.serving.args, file, &manifest);
-        let program = std::env::current_exe();
-        let started = program.and_then(|program| {
-            Command::new(program)
-                .args(flags)
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::inherit())
-                .spawn()
-        });
-        let child = started.map_err(|e| Unfit {
-            reason: Reason::Load,
-            text: format!("cannot start the self-test: {e}"),
-        })?;
-        outcome(child, within).await
-    }
-
-    async fn serve(&mut self, file: Option<&Path>, name: Option<&str>) -> Result<(), Unfit> {
-        self.pause().await?;
-        let config = self.config_for(file, name);
-        let wants = self.serving.wants;
-        let load = move || -> Result<(Station<CpuEngine>, TextModel), Unfit> {
-            let loaded = load::model(&config.model).map_err(unfit(Reason::Load))?;
-            let budget = load::budget(&config, &loaded).map_err(unfit(Reason::Memory))?;
-            station::station(&config, loaded, &budget, wants).map_err(unfit(Reason::Load))
-        };
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let (station, text) = loaded.expect("loading does not panic")?;
-        let paused = self.paused.take().expect("it was paused");
-        paused.resume(Box::new(station), text);
-        self.observer.begin();
-        Ok(())
-    }
-
-    fn window(&self) -> Window {
-        self.observer.window()
-    }
-
-    fn report(&self, event: &str, attributes: String) {
-        if let Ok(gateway) = self.gateway()
-            && let Some(log) = gateway.log()
-        {
-            log.event(event, attributes);
-        }
-    }
-}
-
-/// How a self-test ended: it said so, it died, or its time was up and it was ended.
-async fn outcome(mut child: Child, within: Duration) -> Result<Tested, Unfit> {
-    let deadline = Instant::now() + within;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
-            Ok(None) | Err(_) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(Unfit {
-                    reason: Reason::Slow,
-                    text: format!("it was not loaded and tested within {within:?}"),
-                });
-            }
-        }
-    };
-    let mut said = String::new();
-    if let Some(mut out) = child.stdout.take() {
-        let _ = std::io::Read::read_to_string(&mut out, &mut said);
-    }
-    match serde_json::from_str(&said) {
-        Ok(Said::Fits(tested)) if status.success() => Ok(tested),
-        Ok(Said::Unfit(No { reason, text })) => Err(Unfit {
-            reason: Reason::try_from(reason).unwrap_or(Reason::Unknown),
-            text,
-        }),
-        _ => Err(Unfit {
-            reason: Reason::Crashed,
-            text: format!("the self-test ended with {status} and without an answer"),
-        }),
-    }
-}
-
-/// How often a self-test is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -18,7 +18,7 @@ use super::models::{Follows, Serving};
 use super::settings;
 use super::station::{self, Wants};
 use crate::budget::{self, Budget};
-use crate::config::Config;
+use crate::config::{ByteSize, Config};
 use crate::engine::cpu::CpuEngine;
 use crate::io::energy::{Energy, Sensor};
 use crate::io::engine_thread::{self, EngineHandle, RingSizes, WantsWork};
@@ -46,12 +46,14 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
 
 async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure> {
     let started = Instant::now();
-    let configured = config.clone();
+    let mut configured = config.clone();
     // An address in use is found before the model is loaded.
     let (udp, tcp) = bind(&config).await?;
     let follows = Follows::open(&mut config)?;
     let loaded = load::model(&config.model)?;
     let budget = load::budget(&config, &loaded)?;
+    // What was found at start is what there is, whatever is free when a release comes in.
+    configured.memory.limit = Some(ByteSize(budget.limit_bytes));
     let demo = config.model.file.is_none();
     let serving = &config.serving;
     let under_way =
@@ -61,10 +63,11 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
     let logging = Logging::start(&config, started)?;
     let log = logging.as_ref().map(|logging| logging.log.clone());
     let sensor = Sensor::find(&config.energy);
+    let loaded_max = if follows.is_some() { 2 } else { 1 };
     let wants = Wants {
         certainty: log.is_some() || follows.is_some(),
         work: match sensor {
-            Some(_) => WantsWork::Of(serving.sequences_max),
+            Some(_) => WantsWork::Of(loaded_max * serving.sequences_max),
             None => WantsWork::Nobody,
         },
     };

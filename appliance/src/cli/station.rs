@@ -109,7 +109,8 @@ pub(super) fn station(
         template,
         grammars,
         limits: request_limits,
-        planned_bytes: budget.total_bytes,
+        planned_bytes: budget.model_bytes,
+        shared_bytes: budget.shared_bytes,
     };
     Ok((station, text))
 }

@@ -14,10 +14,10 @@ use super::ServeArgs;
 use super::exit::{self, Failure};
 use super::load::{self, Loaded};
 use super::settings;
-use crate::config::ModelConfig;
+use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize};
 use crate::engine::{Engine as _, PlanColumn, StepPlan};
-use crate::io::ota::host::Tested;
+use crate::io::ota::host::{Tested, Way};
 use crate::kv::{KvPool, blocks_for};
 use crate::slot::Reason;
 use crate::tokenizer::{Bos, Special};
@@ -50,6 +50,9 @@ pub(super) struct TryArgs {
     /// Its manifest.
     #[arg(long, value_name = "FILE.json")]
     manifest: PathBuf,
+    /// Others are served meanwhile: take what time they leave.
+    #[arg(long)]
+    gently: bool,
 }
 
 /// Why `try` says no, one line of JSON on its standard output.
@@ -132,6 +135,10 @@ pub(super) fn try_model(args: &TryArgs) -> Result<(), Failure> {
 }
 
 fn tried(args: &TryArgs) -> Result<Tested, (Reason, String)> {
+    if args.gently {
+        // Where it may not, it is as quick as it is.
+        let _ = rustix::process::nice(10);
+    }
     let because = |reason| move |failure: Failure| (reason, failure.message);
     let config = settings::read(&args.serve).map_err(because(Reason::Load))?;
     let json = std::fs::read(&args.manifest).map_err(|e| (Reason::Load, e.to_string()))?;
@@ -310,8 +317,17 @@ fn logprob(logits: &[f32], token: u32) -> f64 {
 }
 
 /// The flags that make `try` see what `serve` was told, with another model.
-pub(super) fn flags(args: &ServeArgs, model: &Path, manifest: &Path) -> Vec<std::ffi::OsString> {
+pub(super) fn flags(
+    args: &ServeArgs,
+    limit: Option<ByteSize>,
+    model: &Path,
+    manifest: &Path,
+    way: Way,
+) -> Vec<std::ffi::OsString> {
     let mut flags = vec!["try".into()];
+    if way == Way::Beside {
+        flags.push("--gently".into());
+    }
     let mut flag = |name: &str, value: Option<std::ffi::OsString>| {
         if let Some(value) = value {
             flags.push(name.into());
@@ -320,11 +336,7 @@ pub(super) fn flags(args: &ServeArgs, model: &Path, manifest: &Path) -> Vec<std:
     };
     flag("--config", args.config.as_ref().map(Into::into));
     flag("--model", Some(model.into()));
-    flag(
-        "--memory",
-        args.memory
-            .map(|size| size.to_string().replace(' ', "").into()),
-    );
+    flag("--memory", limit.map(|size| size.0.to_string().into()));
     flag("--context", args.context.map(|n| n.to_string().into()));
     flag("--sequences", args.sequences.map(|n| n.to_string().into()));
     flag("--threads", args.threads.map(|n| n.to_string().into()));

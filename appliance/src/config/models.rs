@@ -30,6 +30,9 @@ pub struct ModelsConfig {
     pub window: Option<String>,
     /// What stays free on the disk. Default 256 MiB.
     pub reserve: ByteSize,
+    /// Models that the memory is divided for: 1 or 2. With 2 a release is tried beside the model that serves, always;
+    /// with 1 only where there happens to be room. Default 1.
+    pub resident: u32,
 }
 
 impl Default for ModelsConfig {
@@ -44,6 +47,7 @@ impl Default for ModelsConfig {
             bytes_per_s_max: None,
             window: None,
             reserve: ByteSize(256 << 20),
+            resident: 1,
         }
     }
 }
@@ -69,6 +73,14 @@ impl ModelsConfig {
                 value: self.interval_s.into(),
                 min: 1,
                 max: 86_400,
+            });
+        }
+        if !(1..=2).contains(&self.resident) {
+            return Err(ConfigError::Range {
+                key: "models.resident",
+                value: self.resident.into(),
+                min: 1,
+                max: 2,
             });
         }
         self.window().map(drop)

@@ -1,4 +1,5 @@
-//! The engine thread: a plain synchronous loop that owns scheduler, KV pool, model and samplers.
+//! The engine thread: a plain synchronous loop that owns scheduler, KV pool, model and samplers; of two models, where a
+//! new one is tried beside the one that serves.
 //!
 //! Two fixed rings connect it with the io thread: requests and cancellations in, events out. It sees token ids only,
 //! never text, and takes no lock while it serves. When there is nothing to do it parks; whoever puts something into its
@@ -18,9 +19,9 @@ use super::board::Board;
 use super::energy::work::{self, WorkIn, WorkOut};
 use super::exchange::Exchange;
 use crate::engine::Engine;
-use crate::request::{RequestId, Submission};
-use crate::scheduler::Event;
-use crate::station::{Station, StepOutcome};
+use crate::request::{Lane, RequestId, Submission};
+use crate::scheduler::{Event, Occupancy};
+use crate::station::{Station, StepOutcome, StepTotals};
 
 /// What the io thread asks for.
 #[derive(Debug)]
@@ -34,8 +35,8 @@ pub enum ToEngine {
     },
     /// Its client left.
     Cancel(RequestId),
-    /// Finish what you have, then give your station out.
-    HandOver,
+    /// Finish what this lane has, then give its station out.
+    HandOver(Lane),
 }
 
 /// The io thread's ends of the rings.
@@ -95,10 +96,6 @@ pub fn start<E: Engine + Send + 'static>(
     station: Station<E>,
     sizes: RingSizes,
 ) -> std::io::Result<(EngineHandle, Exchange<E>)> {
-    assert!(
-        sizes.events >= 2 * station.events_per_call_max(),
-        "a step's events fit twice"
-    );
     let (requests, requests_in) = HeapRb::new(sizes.requests).split();
     let (events_out, events) = HeapRb::new(sizes.events).split();
     let bell = Arc::new(Notify::new());
@@ -112,29 +109,31 @@ pub fn start<E: Engine + Send + 'static>(
         }
         WantsWork::Nobody => (None, None),
     };
+    let exchange = Exchange::new();
     let mut engine = EngineLoop {
+        lanes: [None, None],
+        turn: Lane::First,
+        room: 0,
+        left: StepTotals::default(),
+        exchange: exchange.clone(),
         requests: requests_in,
         events: events_out,
+        events_max: sizes.events,
         bell: bell.clone(),
         board: board.clone(),
         stop: stop.clone(),
         work: work_out,
         started,
-        hands_over: false,
     };
-    let exchange = Exchange::new();
-    let engine_side = exchange.clone();
     let join = thread::Builder::new()
         .name("engine".into())
         .spawn(move || {
-            let mut next = Some(Box::new(station));
-            while let Some(mut station) = next {
-                next = match engine.serve(&mut station) {
-                    Pause::Stop => None,
-                    Pause::HandOver => engine_side.hand_over(station, &engine.stop),
-                };
-            }
-            engine_side.stop();
+            engine.exchange.begin(thread::current());
+            let mut station = Box::new(station);
+            station.warm_up(&mut || started.elapsed());
+            engine.take_in(Lane::First, station);
+            engine.run();
+            engine.exchange.stop();
         })?;
     let thread = join.thread().clone();
     let handle = EngineHandle {
@@ -150,68 +149,84 @@ pub fn start<E: Engine + Send + 'static>(
     Ok((handle, exchange))
 }
 
-/// Why the loop left off.
-enum Pause {
-    Stop,
-    HandOver,
+/// A model that is loaded.
+struct Loaded<E> {
+    station: Box<Station<E>>,
+    /// It is to be given out once it has finished what it has.
+    leaves: bool,
 }
 
-struct EngineLoop {
+struct EngineLoop<E> {
+    lanes: [Option<Loaded<E>>; 2],
+    /// Whose step is next, if both have something to do.
+    turn: Lane,
+    /// Events of one call.
+    room: usize,
+    /// What stations did that were given out.
+    left: StepTotals,
+    exchange: Exchange<E>,
     requests: HeapCons<ToEngine>,
     events: HeapProd<Event>,
+    events_max: usize,
     bell: Arc<Notify>,
     board: Arc<Board>,
     stop: Arc<AtomicBool>,
     work: Option<WorkOut>,
     started: Instant,
-    /// It was asked to give its station out.
-    hands_over: bool,
 }
 
-impl EngineLoop {
-    /// Serves with a station until there is a reason to leave off.
-    fn serve<E: Engine>(&mut self, station: &mut Station<E>) -> Pause {
-        let started = self.started;
-        station.warm_up(&mut || started.elapsed());
+impl<E: Engine> EngineLoop<E> {
+    fn run(&mut self) {
         let guard = heap::guard();
         heap::arm(ON_HEAP_USE);
-        self.board.set_ready(true);
-        self.bell.notify_one();
-        let pause = self.run(station);
-        drop(guard);
-        self.board.set_ready(false);
-        pause
-    }
-
-    fn run<E: Engine>(&mut self, station: &mut Station<E>) -> Pause {
-        let room = station.events_per_call_max();
         while !self.stop.load(Ordering::Acquire) {
-            let mut outcome = StepOutcome::Idle;
-            if self.has_room(room) {
-                outcome = self.turn(station, room);
+            self.collect();
+            self.take_requests();
+            let outcome = self.step();
+            self.publish();
+            if outcome == StepOutcome::Worked {
+                continue;
             }
-            self.board.publish(station.occupancy(), station.totals());
-            let idle = outcome == StepOutcome::Idle;
-            if idle && let Some(work) = &mut self.work {
+            if let Some(work) = &mut self.work {
                 work.handle_idle(self.started.elapsed());
             }
-            if idle && self.hands_over && station.is_idle() {
-                self.hands_over = false;
-                return Pause::HandOver;
-            }
-            let blocked = self.requests.is_empty() || !self.has_room(room);
-            if idle && blocked {
-                // An unpark between the check and here makes this return at once. Both rings' other ends unpark: who
-                // puts a request in, and who takes events out.
+            if self.requests.is_empty() || !self.has_room() {
+                // An unpark between the check and here makes this return at once. Whoever puts a request or a station
+                // in, or takes events out, unparks.
                 thread::park_timeout(IDLE_LOOK);
             }
         }
-        Pause::Stop
+        drop(guard);
+        self.board.set_ready(false);
     }
 
-    /// Takes what came in, runs a step, passes on what happened.
-    fn turn<E: Engine>(&mut self, station: &mut Station<E>, room: usize) -> StepOutcome {
-        while self.has_room(room) {
+    /// Takes in what waits in the exchange.
+    fn collect(&mut self) {
+        while let Some((lane, station)) = self.exchange.collect() {
+            self.take_in(lane, station);
+        }
+    }
+
+    fn take_in(&mut self, lane: Lane, station: Box<Station<E>>) {
+        self.room = self.room.max(station.events_per_call_max());
+        assert!(
+            self.events_max >= 2 * self.room,
+            "a step's events fit twice"
+        );
+        let place = &mut self.lanes[lane.index()];
+        assert!(place.is_none(), "the lane is free");
+        *place = Some(Loaded {
+            station,
+            leaves: false,
+        });
+        self.publish();
+        self.board.set_ready(true);
+        self.bell.notify_one();
+    }
+
+    /// Takes what came in.
+    fn take_requests(&mut self) {
+        while self.has_room() {
             let Some(request) = self.requests.try_pop() else {
                 break;
             };
@@ -223,37 +238,91 @@ impl EngineLoop {
                 } => {
                     // A clock that both threads read: what came before the start came at the start.
                     let arrived = arrived.saturating_duration_since(self.started).min(now);
-                    station.handle_submit(now, arrived, submission);
+                    let lane = submission.lane;
+                    if self.lanes[lane.index()].is_none() {
+                        // It was put in before the request came.
+                        self.collect();
+                    }
+                    let loaded = self.lanes[lane.index()].as_mut();
+                    let loaded = loaded.expect("requests go to models that are loaded");
+                    loaded.station.handle_submit(now, arrived, submission);
+                    self.pass_events(lane);
                 }
-                ToEngine::Cancel(id) => station.handle_cancel(now, id),
-                ToEngine::HandOver => self.hands_over = true,
+                ToEngine::Cancel(id) => {
+                    for lane in Lane::ALL {
+                        if let Some(loaded) = &mut self.lanes[lane.index()] {
+                            loaded.station.handle_cancel(now, id);
+                            self.pass_events(lane);
+                        }
+                    }
+                }
+                ToEngine::HandOver(lane) => {
+                    if let Some(loaded) = &mut self.lanes[lane.index()] {
+                        loaded.leaves = true;
+                    }
+                }
             }
-            self.pass_events(station);
             self.bell.notify_one();
         }
-        if !self.has_room(room) {
-            return StepOutcome::Idle;
+    }
+
+    /// A step of one of the models: of each in turn, where both have something to do.
+    fn step(&mut self) -> StepOutcome {
+        for lane in [self.turn, self.turn.other()] {
+            if !self.has_room() {
+                return StepOutcome::Idle;
+            }
+            let started = self.started;
+            let Some(loaded) = &mut self.lanes[lane.index()] else {
+                continue;
+            };
+            if loaded.station.step(&mut || started.elapsed()) == StepOutcome::Idle {
+                self.pass_events(lane);
+                self.give_out(lane);
+                continue;
+            }
+            if let Some(work) = &mut self.work {
+                let (from, to, carried) = loaded.station.last_step();
+                work.handle_step(from, to, carried);
+            }
+            self.pass_events(lane);
+            self.turn = lane.other();
+            return StepOutcome::Worked;
         }
-        let started = self.started;
-        let outcome = station.step(&mut || started.elapsed());
-        if outcome == StepOutcome::Worked
-            && let Some(work) = &mut self.work
-        {
-            let (from, to, carried) = station.last_step();
-            work.handle_step(from, to, carried);
+        StepOutcome::Idle
+    }
+
+    /// A model that is to leave, and has nothing left to do, leaves.
+    fn give_out(&mut self, lane: Lane) {
+        let leaves = |loaded: &mut Loaded<E>| loaded.leaves && loaded.station.is_idle();
+        let Some(loaded) = self.lanes[lane.index()].take_if(leaves) else {
+            return;
+        };
+        self.left.add(&loaded.station.totals());
+        self.board.set_ready(self.lanes.iter().any(Option::is_some));
+        self.exchange.hand_over(lane, loaded.station);
+    }
+
+    fn publish(&self) {
+        let (mut occupancy, mut totals) = (Occupancy::default(), self.left);
+        for loaded in self.lanes.iter().flatten() {
+            occupancy.add(&loaded.station.occupancy());
+            totals.add(&loaded.station.totals());
         }
-        self.pass_events(station);
-        outcome
+        self.board.publish(occupancy, totals);
     }
 
     /// Whether the events of one call fit.
-    fn has_room(&self, room: usize) -> bool {
-        self.events.vacant_len() >= room
+    fn has_room(&self) -> bool {
+        self.events.vacant_len() >= self.room
     }
 
-    fn pass_events<E: Engine>(&mut self, station: &mut Station<E>) {
+    fn pass_events(&mut self, lane: Lane) {
+        let Some(loaded) = &mut self.lanes[lane.index()] else {
+            return;
+        };
         let mut any = false;
-        while let Some(event) = station.poll_event() {
+        while let Some(event) = loaded.station.poll_event() {
             any = true;
             if let (Some(work), Event::Ended { .. }) = (&mut self.work, &event) {
                 // Whoever hears of the end finds all of its work told.

@@ -1,20 +1,26 @@
-//! Where the engine thread hands over its station for another: the model is changed without a lost request.
+//! Where the engine thread gets models, and gives them out: one is changed, or another comes beside it, without a lost
+//! request.
 //!
 //! ```text
-//! io      ToEngine::HandOver ─▶ take() ─────────────▶ loads another ─▶ give() ──▶ goes on
-//! engine  finishes what it has ─▶ gives its station out, waits ─────────────────▶ warms up, goes on
+//! instead  io      ToEngine::HandOver ─▶ take() ────────▶ loads another ─▶ give() ─▶ goes on
+//!          engine  finishes what it has ─▶ gives it out ─────────────────────────────▶ goes on
+//! beside   io      loads another ─▶ give() ─▶ a share of requests for it ··· HandOver of either ─▶ take(), dropped
+//!          engine  goes on ─────────────────▶ a step of each in turn     ··· goes on with the one that is left
 //! ```
 //!
-//! The station is out between the two, so the memory of one model is enough: what was taken can be dropped before the
-//! other is loaded. A lock is taken here only while nothing is served.
+//! Where one model fits, its station is out before the other is loaded. The engine looks here only when something was
+//! put in, which it sees without the lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
+use crate::engine::Engine;
+use crate::request::Lane;
 use crate::station::Station;
 
-/// Both ends; whoever may change the model holds one.
+/// Both ends; whoever may change the models holds one.
 pub struct Exchange<E>(Arc<Shared<E>>);
 
 impl<E> Clone for Exchange<E> {
@@ -24,73 +30,94 @@ impl<E> Clone for Exchange<E> {
 }
 
 struct Shared<E> {
-    place: Mutex<Place<E>>,
+    places: Mutex<[Place<E>; 2]>,
     changed: Condvar,
+    /// Something is there for the engine.
+    given: AtomicBool,
     stopped: AtomicBool,
+    engine: OnceLock<Thread>,
 }
 
 enum Place<E> {
-    /// The engine has its station.
+    /// Nothing is on its way.
     Empty,
     /// The engine gave it out.
     Out(Box<Station<E>>),
-    /// It is being changed.
-    Taken,
-    /// The engine may have this one.
+    /// The engine may have it.
     In(Box<Station<E>>),
+}
+
+impl<E: Engine> Exchange<E> {
+    /// Warms a station up on this thread, and gives it to the engine, which has none in this lane.
+    pub fn give(&self, lane: Lane, mut station: Box<Station<E>>) {
+        let begun = Instant::now();
+        station.warm_up(&mut || begun.elapsed());
+        let mut places = self.lock();
+        let place = &mut places[lane.index()];
+        assert!(matches!(place, Place::Empty), "nothing else is on its way");
+        *place = Place::In(station);
+        self.0.given.store(true, Ordering::Release);
+        if let Some(engine) = self.0.engine.get() {
+            engine.unpark();
+        }
+    }
 }
 
 impl<E> Exchange<E> {
     pub(super) fn new() -> Self {
         Self(Arc::new(Shared {
-            place: Mutex::new(Place::Empty),
+            places: Mutex::new([Place::Empty, Place::Empty]),
             changed: Condvar::new(),
+            given: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            engine: OnceLock::new(),
         }))
     }
 
-    /// Waits until the engine, which was asked to, has finished what it had, and takes its station. `None`: it stopped.
-    pub fn take(&self) -> Option<Box<Station<E>>> {
-        let mut place = self.lock();
+    /// Waits until the engine, which was asked to, has finished what it had in this lane, and takes its station.
+    /// `None`: it stopped.
+    pub fn take(&self, lane: Lane) -> Option<Box<Station<E>>> {
+        let mut places = self.lock();
         loop {
-            match std::mem::replace(&mut *place, Place::Taken) {
+            match std::mem::replace(&mut places[lane.index()], Place::Empty) {
                 Place::Out(station) => return Some(station),
-                other => *place = other,
+                other => places[lane.index()] = other,
             }
             if self.0.stopped.load(Ordering::Acquire) {
                 return None;
             }
-            place = self.wait(place);
+            // Not for ever: the flag is set without the lock.
+            let look = Duration::from_millis(50);
+            let waited = self.0.changed.wait_timeout(places, look);
+            places = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Gives the engine a station to go on with.
-    ///
-    /// Panics if none was taken.
-    pub fn give(&self, station: Box<Station<E>>) {
-        let mut place = self.lock();
-        assert!(matches!(*place, Place::Taken), "a station was taken");
-        *place = Place::In(station);
-        self.0.changed.notify_all();
+    /// The engine's side: it runs on this thread.
+    pub(super) fn begin(&self, engine: Thread) {
+        let _ = self.0.engine.set(engine);
     }
 
-    /// The engine's side: gives a station out and waits for another. `None`: stop.
-    pub(super) fn hand_over(
-        &self,
-        station: Box<Station<E>>,
-        stop: &AtomicBool,
-    ) -> Option<Box<Station<E>>> {
-        let mut place = self.lock();
-        *place = Place::Out(station);
-        self.0.changed.notify_all();
-        while !stop.load(Ordering::Acquire) {
-            match std::mem::replace(&mut *place, Place::Empty) {
-                Place::In(station) => return Some(station),
-                other => *place = other,
+    /// The engine's side: what was put in, one after the other.
+    pub(super) fn collect(&self) -> Option<(Lane, Box<Station<E>>)> {
+        if !self.0.given.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut places = self.lock();
+        for lane in Lane::ALL {
+            match std::mem::replace(&mut places[lane.index()], Place::Empty) {
+                Place::In(station) => return Some((lane, station)),
+                other => places[lane.index()] = other,
             }
-            place = self.wait(place);
         }
+        self.0.given.store(false, Ordering::Release);
         None
+    }
+
+    /// The engine's side: gives a station out.
+    pub(super) fn hand_over(&self, lane: Lane, station: Box<Station<E>>) {
+        self.lock()[lane.index()] = Place::Out(station);
+        self.0.changed.notify_all();
     }
 
     /// The engine's side: nothing will be given out any more.
@@ -99,14 +126,7 @@ impl<E> Exchange<E> {
         self.0.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Place<E>> {
-        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Not for ever: the flags to stop are set without the lock.
-    fn wait<'a>(&'a self, place: MutexGuard<'a, Place<E>>) -> MutexGuard<'a, Place<E>> {
-        let look = Duration::from_millis(50);
-        let waited = self.0.changed.wait_timeout(place, look);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+    fn lock(&self) -> MutexGuard<'_, [Place<E>; 2]> {
+        self.0.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,11 +7,12 @@
 mod beside;
 mod change;
 mod dispatcher;
+mod lanes;
 mod models;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outstation_kernels::heap;
@@ -29,7 +30,7 @@ use crate::adapter::AdapterPool;
 use crate::grammar::Grammars;
 use crate::limits;
 use crate::request::{
-    FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, RequestId, RequestLimits,
+    FinishReason, GenerateRequest, Lane, Prompt, Refusal, RefusalKind, RequestId, RequestLimits,
     Submission, Timings, Usage,
 };
 use crate::sampler::splitmix;
@@ -40,6 +41,8 @@ use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
 pub use change::Paused;
 pub use dispatcher::{CaseWatch, Dispatcher, Watchers};
 use dispatcher::{End, News};
+pub use lanes::Leaving;
+use lanes::{Seat, Seats};
 pub(super) use models::no_model;
 pub use models::{LoadAdapterError, ServedModel};
 
@@ -59,8 +62,10 @@ pub struct TextModel {
     pub grammars: Result<Grammars, String>,
     /// Ceilings of a request.
     pub limits: RequestLimits,
-    /// The sum of the budget that it was planned with.
+    /// What it takes of the budget.
     pub planned_bytes: u64,
+    /// What the box takes besides its models.
+    pub shared_bytes: u64,
 }
 
 /// What the box is doing, for people and scripts.
@@ -101,8 +106,10 @@ impl WeakGateway {
 }
 
 struct Shared {
-    text: RwLock<Arc<TextModel>>,
-    /// Held by requests between reading `text` and being under way, and by a change of the model.
+    seats: RwLock<Seats>,
+    /// Requests that a share was drawn for.
+    draws: AtomicU64,
+    /// Held by requests on their way to the engine, and by a change of the model where one fits.
     changing: Arc<tokio::sync::RwLock<()>>,
     commands: mpsc::Sender<Command>,
     board: Arc<Board>,
@@ -129,7 +136,7 @@ enum Command {
         entry: Option<Box<Entry>>,
     },
     Cancel(RequestId),
-    HandOver,
+    HandOver(Lane),
 }
 
 /// Requests and cancellations between gateway and engine: two for each request under way.
@@ -152,7 +159,11 @@ impl Gateway {
         let board = engine.board.clone();
         let ended = Arc::new(Notify::new());
         let shared = Shared {
-            text: RwLock::new(Arc::new(text)),
+            seats: RwLock::new(Seats {
+                main: Seat::new(text, Lane::First),
+                beside: None,
+            }),
+            draws: AtomicU64::new(0),
             changing: Arc::default(),
             releases: OnceLock::new(),
             commands,
@@ -183,9 +194,9 @@ impl Gateway {
         )
     }
 
+    /// Of the model that serves.
     fn text(&self) -> Arc<TextModel> {
-        let text = self.shared.text.read();
-        text.unwrap_or_else(PoisonError::into_inner).clone()
+        self.seats().main.text.clone()
     }
 
     /// Whether a token was really decoded, and new requests are taken.
@@ -209,11 +220,20 @@ impl Gateway {
             board: self.shared.board.read(),
             guarded_heap_uses: heap::uses(),
             excused_heap_uses: heap::excused_uses(),
-            memory_planned_bytes: self.text().planned_bytes,
+            memory_planned_bytes: self.planned_bytes(),
             memory_resident_bytes: resident_bytes(),
             log: self.log().map(Log::status),
             energy: self.shared.watchers.energy.as_ref().map(Energy::status),
         }
+    }
+
+    /// What the models that are loaded take, with all that they share.
+    pub fn planned_bytes(&self) -> u64 {
+        let seats = self.seats();
+        let beside = seats.beside.as_ref();
+        let beside = beside.map_or(0, |beside| beside.seat.text.planned_bytes);
+        let main = &seats.main.text;
+        main.shared_bytes + main.planned_bytes + beside
     }
 
     /// BLAKE3 of the model's file, where there is a log.
@@ -296,8 +316,8 @@ impl Gateway {
             None => arrived + waiting.elapsed(),
             Some(_) => arrived,
         };
-        let text = self.text();
-        let answering = text.resolve(request.model.as_deref())?;
+        let (seat, answering) = self.choose(request.model.as_deref())?;
+        let text = seat.text.clone();
         request.check(&text.limits)?;
         let (prompt, place) = beside::tokenize(text.clone(), request.clone(), place).await;
         let prompt = prompt?;
@@ -306,6 +326,7 @@ impl Gateway {
         let seed = splitmix(shared.seed ^ id.0);
         let submission = Submission {
             grammar,
+            lane: seat.lane,
             adapter: answering.adapter.clone(),
             ..request.submission(id, prompt, seed, &text.limits)?
         };
@@ -347,7 +368,7 @@ impl Gateway {
             .send(command)
             .await
             .map_err(|_| closed(mpsc::error::SendError(())))?;
-        drop(changing);
+        drop((changing, seat));
         let mut generation = Generation {
             model: answering.id,
             text,
@@ -736,6 +757,7 @@ impl Generation {
                 .started
                 .map_or(Duration::ZERO, |started| first - started),
             decode: now - first,
+            ..Timings::default()
         };
         let done = Piece::Done {
             finish: FinishReason::Stop,

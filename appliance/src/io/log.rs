@@ -24,7 +24,7 @@ use prost::Message as _;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::energy::{Haste, Owed};
+use super::energy::Haste;
 use super::gateway::TextModel;
 use super::spool_thread::Records;
 use crate::config::{Durability, LogConfig};
@@ -258,21 +258,30 @@ impl Log {
     }
 
     /// A request ended. Its record is made when it is known what it took.
-    pub fn end(&self, entry: Box<Entry>, ended: Ended, owed: Option<Owed>) {
+    pub fn end(
+        &self,
+        entry: Box<Entry>,
+        ended: Ended,
+        energy_mj: Option<impl Future<Output = Option<u64>> + Send + 'static>,
+    ) {
         let log = self.clone();
         log.inner.making.fetch_add(1, Ordering::AcqRel);
-        let Some(owed) = owed else {
+        let Some(energy_mj) = energy_mj else {
             log.make(entry, ended, None);
             return;
         };
-        let haste = match self.inner.policy.durability {
-            Durability::Async => Haste::NextReading,
-            Durability::Sync => Haste::Now,
-        };
         tokio::spawn(async move {
-            let energy_mj = owed.settle(haste).await;
+            let energy_mj = energy_mj.await;
             log.make(entry, ended, energy_mj);
         });
+    }
+
+    /// How soon it must be known what a request took.
+    pub fn haste(&self) -> Haste {
+        match self.inner.policy.durability {
+            Durability::Async => Haste::NextReading,
+            Durability::Sync => Haste::Now,
+        }
     }
 
     /// Makes a record on a thread of its own, since text takes its time.

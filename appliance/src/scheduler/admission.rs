@@ -84,6 +84,7 @@ impl Scheduler {
             started: None,
             first_token: None,
             last_token: Duration::ZERO,
+            busy: [Duration::ZERO; 3],
             cached: 0,
             known,
             fed: 0,

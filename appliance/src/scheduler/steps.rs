@@ -16,6 +16,7 @@ impl Scheduler {
         plan.clear();
         self.rows.clear();
         self.carried.clear();
+        self.planned = now;
         self.tell_read();
         self.drop_overdue(now);
         self.admit();
@@ -67,12 +68,15 @@ impl Scheduler {
         generator: Generator,
     ) {
         let Row { sequence, .. } = self.rows[row];
+        let busy = self.busy_at(now);
         let request = self.running[sequence as usize]
             .as_mut()
             .expect("it was sampled");
         request.generator = generator;
+        request.busy[2] = busy;
         if request.first_token.is_none() {
             request.first_token = Some(now);
+            request.busy[1] = busy;
             let totals = &mut self.totals;
             let in_time = now <= request.due;
             totals.first_tokens_in_time += u64::from(in_time);
@@ -119,6 +123,7 @@ impl Scheduler {
 
     /// Takes how long the planned step took, draws included.
     pub fn handle_step(&mut self, now: Duration, columns: usize, took: Duration) {
+        self.busy += took;
         self.pace.handle_step(columns, took);
         self.tenants.handle_step(now, took);
     }
@@ -265,6 +270,7 @@ impl Scheduler {
         }
         if request.started.is_none() {
             request.started = Some(now);
+            request.busy = [self.busy; 3];
             request.cached = request.fed;
             self.events.push_back(Event::Started {
                 id: request.submission.id,

@@ -222,7 +222,35 @@ fn times_are_told_apart() {
         Timings {
             queue: ms(5),
             prefill: ms(20),
-            decode: ms(30)
+            decode: ms(30),
+            ..Timings::default()
+        }
+    );
+}
+
+/// Time between its steps, in which another model may have run, is not the model's own.
+#[test]
+fn time_in_steps_is_told_apart_from_time_between_them() {
+    let mut s = scheduler(1, 4, 2);
+    let mut plan = StepPlan::new(8);
+    submit(&mut s, ms(0), submission(1, 4, 3));
+    for (from, to) in [(10, 14), (20, 25), (40, 42)] {
+        s.plan(ms(from), &mut plan);
+        draw(&mut s, &plan, ms(to), 2);
+        s.handle_step(ms(to), plan.columns().len(), ms(to - from));
+    }
+    let last = std::iter::from_fn(|| s.poll_event()).last().unwrap();
+    let Event::Ended { timings, .. } = last else {
+        panic!("{last:?}")
+    };
+    assert_eq!(
+        timings,
+        Timings {
+            queue: ms(10),
+            prefill: ms(4),
+            decode: ms(28),
+            prefill_busy: ms(4),
+            decode_busy: ms(7),
         }
     );
 }

@@ -1,17 +1,20 @@
-//! A change of the model: the engine's station comes out, another goes in, and what waited goes on with that.
-
-use std::sync::PoisonError;
+//! A change of the model where one fits: the engine's station comes out, another goes in, and what waited goes on with
+//! that.
 
 use tokio::sync::OwnedRwLockWriteGuard;
 
+use super::lanes::Seat;
 use super::{Command, Gateway, TextModel};
+use crate::engine::Engine;
 use crate::io::exchange::Exchange;
+use crate::request::Lane;
 use crate::station::Station;
 
 /// Nothing is served: new requests wait. The engine's station is out, and may be dropped before another is made.
 pub struct Paused<E> {
     gateway: Gateway,
     exchange: Exchange<E>,
+    lane: Lane,
     _alone: OwnedRwLockWriteGuard<()>,
 }
 
@@ -23,16 +26,21 @@ impl Gateway {
         exchange: Exchange<E>,
     ) -> Option<(Paused<E>, Box<Station<E>>)> {
         let alone = self.shared.changing.clone().write_owned().await;
-        let base = self.text();
-        self.shared.commands.send(Command::HandOver).await.ok()?;
+        let Seat { text, lane, .. } = self.seats().main.clone();
+        self.shared
+            .commands
+            .send(Command::HandOver(lane))
+            .await
+            .ok()?;
         let taking = exchange.clone();
-        let taken = tokio::task::spawn_blocking(move || taking.take());
+        let taken = tokio::task::spawn_blocking(move || taking.take(lane));
         let station = taken.await.expect("waiting does not panic")?;
         // They belong to the model that goes.
-        base.adapters().clear();
+        text.adapters().clear();
         let paused = Paused {
             gateway: self.clone(),
             exchange,
+            lane,
             _alone: alone,
         };
         Some((paused, station))
@@ -40,7 +48,7 @@ impl Gateway {
 
     /// [`pause`](Gateway::pause), then `change` on a thread of its own, since it takes its time, then
     /// [`resume`](Paused::resume).
-    pub async fn change_model<E: Send + 'static>(
+    pub async fn change_model<E: Engine + Send + 'static>(
         &self,
         exchange: Exchange<E>,
         change: impl FnOnce(Box<Station<E>>) -> (Box<Station<E>>, TextModel) + Send + 'static,
@@ -53,11 +61,11 @@ impl Gateway {
     }
 }
 
-impl<E> Paused<E> {
-    /// Serves with this from here on, beginning with what waited.
-    pub fn resume(self, station: Box<Station<E>>, text: TextModel) {
-        self.exchange.give(station);
-        let place = self.gateway.shared.text.write();
-        *place.unwrap_or_else(PoisonError::into_inner) = std::sync::Arc::new(text);
+impl<E: Engine> Paused<E> {
+    /// Serves with this from here on, beginning with what waited. Which lane it has.
+    pub fn resume(self, station: Box<Station<E>>, text: TextModel) -> Lane {
+        self.exchange.give(self.lane, station);
+        self.gateway.seats_mut().main = Seat::new(text, self.lane);
+        self.lane
     }
 }

@@ -1,7 +1,7 @@
 //! One task that owns the rings to the engine: commands go in, events come out and go where they belong.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ringbuf::traits::{Consumer, Observer as _, Producer};
@@ -11,13 +11,13 @@ use super::{Command, Forecast};
 use crate::io::energy::{Energy, Haste};
 use crate::io::engine_thread::{EngineHandle, ToEngine};
 use crate::io::log::{self, Entry, Log};
-use crate::request::{RequestId, Submission, Timings, Usage};
+use crate::request::{Lane, RequestId, Submission, Timings, Usage};
 use crate::scheduler::{Event, Outcome};
 use crate::trial::{Case, CaseEnd, Window};
 
-/// What requests saw of a model, for its trial: of the last hours, and anew after each change.
+/// What requests saw of each model, for a trial: of the last hours, and anew after each change.
 #[derive(Debug, Clone, Default)]
-pub struct CaseWatch(Arc<Mutex<Observed>>);
+pub struct CaseWatch(Arc<[Mutex<Observed>; 2]>);
 
 #[derive(Debug, Default)]
 struct Observed {
@@ -29,17 +29,27 @@ struct Observed {
 const WINDOW_REQUESTS_MAX: u64 = 10_000;
 
 impl CaseWatch {
+    fn observed(&self, lane: Lane) -> MutexGuard<'_, Observed> {
+        let observed = self.0[lane.index()].lock();
+        observed.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was seen.
-    pub fn window(&self) -> Window {
-        let observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn window(&self, lane: Lane) -> Window {
+        let observed = self.observed(lane);
         let mut window = observed.now.clone();
         window.merge(&observed.before);
         window
     }
 
-    /// Another model serves.
-    pub fn begin(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Observed::default();
+    /// Another model has this lane, or the same is looked at anew.
+    pub fn begin(&self, lane: Lane) {
+        *self.observed(lane) = Observed::default();
+    }
+
+    /// What a request of this lane took is known.
+    fn energy(&self, lane: Lane, mj: u64, tokens: u32) {
+        self.observed(lane).now.add_energy(mj, tokens);
     }
 
     fn end(&self, end: &End, submission: &Submission) {
@@ -54,15 +64,16 @@ impl CaseWatch {
         let tokens = end.usage.completion_tokens;
         let drawn = submission.signals.signals();
         let case = Case {
-            prefill: (tokens > 0).then_some(end.timings.prefill),
-            itl: (tokens > 1).then(|| end.timings.decode / (tokens - 1)),
+            prefill: (tokens > 0).then_some(end.timings.prefill_busy),
+            itl: (tokens > 1).then(|| end.timings.decode_busy / (tokens - 1)),
             end: case_end,
             prompt_tokens: end.usage.prompt_tokens
                 - end.usage.cached_tokens.min(end.usage.prompt_tokens),
             entropy: (drawn.tokens > 0).then_some(drawn.entropy_mean),
-            invalid: false,
+            // Its form is kept while it is made: what is left is the answer that was cut.
+            invalid: submission.grammar.is_some() && end.outcome == Outcome::Length,
         };
-        let mut observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut observed = self.observed(submission.lane);
         if observed.now.requests() >= WINDOW_REQUESTS_MAX {
             observed.before = std::mem::take(&mut observed.now);
         }
@@ -126,7 +137,7 @@ impl Dispatcher {
                 request
             }
             Command::Cancel(id) => ToEngine::Cancel(id),
-            Command::HandOver => ToEngine::HandOver,
+            Command::HandOver(lane) => ToEngine::HandOver(lane),
         };
         let pushed = self.engine.requests.try_push(request);
         assert!(
@@ -176,9 +187,19 @@ impl Dispatcher {
         if let Some(trial) = &self.watchers.trial {
             trial.end(&end, &submission);
         }
-        let energy = self.watchers.energy.as_ref();
-        let owed = energy.map(|energy| energy.owed(id, end.usage.completion_tokens));
-        if let (Some(log), Some(entry)) = (&self.watchers.log, self.entries.remove(&id)) {
+        let Watchers { log, energy, trial } = &self.watchers;
+        let tokens = end.usage.completion_tokens;
+        let owed = energy.as_ref().map(|energy| energy.owed(id, tokens));
+        let haste = log.as_ref().map_or(Haste::NextReading, Log::haste);
+        let (trial, lane) = (trial.clone(), submission.lane);
+        let owed = owed.map(|owed| async move {
+            let energy_mj = owed.settle(haste).await;
+            if let (Some(trial), Some(mj)) = (trial, energy_mj) {
+                trial.energy(lane, mj, tokens);
+            }
+            energy_mj
+        });
+        if let (Some(log), Some(entry)) = (log, self.entries.remove(&id)) {
             let ended = log::Ended {
                 outcome: end.outcome,
                 usage: end.usage,
@@ -188,7 +209,7 @@ impl Dispatcher {
             log.end(entry, ended, owed);
         } else if let Some(owed) = owed {
             // Nobody writes it down, but it counts in the sums.
-            tokio::spawn(owed.settle(Haste::NextReading));
+            tokio::spawn(owed);
         }
     }
 }

@@ -81,7 +81,7 @@ impl TextModel {
         }
     }
 
-    fn base(&self) -> Answering {
+    pub(super) fn base(&self) -> Answering {
         Answering {
             id: self.served.id.clone(),
             adapter: None,

@@ -67,6 +67,7 @@ fn gateway() -> Gateway {
             vocabulary: model.dims.vocabulary,
         },
         planned_bytes: 0,
+        shared_bytes: 0,
     };
     let mut team = Team::new(1);
     let mut weights = vec![0; model.packed_bytes];

@@ -233,6 +233,10 @@ impl<H: Host> Runner<H> {
 
     /// One look, and all that follows from it.
     pub(crate) async fn round(&mut self) -> Result<(), RoundError> {
+        if !matches!(self.phase(), None | Some(Phase::Fetching | Phase::Verified)) {
+            // A trial ended because its state could not be stored.
+            self.slots.restart(&mut self.disk)?;
+        }
         self.tidy()?;
         let Looked::Follow(manifest) = self.look().await? else {
             return Ok(());
@@ -292,8 +296,8 @@ impl<H: Host> Runner<H> {
         Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
     }
 
-    /// Brings the metadata up to date, and says what to do.
-    async fn look(&mut self) -> Result<Looked, RoundError> {
+    /// Brings the metadata up to date, and says what the ring is to run.
+    pub(super) async fn rollout_now(&mut self) -> Result<(Rollout, Releases), RoundError> {
         let floors = self.slots.state().floors.unwrap_or_default();
         let now = self.now();
         let root = self.settings.root.as_deref();
@@ -319,6 +323,12 @@ impl<H: Host> Runner<H> {
         }
         seen.rollout = rollout.counter;
         self.slots.raise(&mut self.disk, &seen)?;
+        Ok((rollout, releases))
+    }
+
+    /// Brings the metadata up to date, and says what to do.
+    async fn look(&mut self) -> Result<Looked, RoundError> {
+        let (rollout, mut releases) = self.rollout_now().await?;
         let manifest = releases.target(&rollout.manifest).await?;
         let manifest =
             Manifest::parse(&manifest).map_err(|error| RoundError::Document(error.to_string()))?;
@@ -337,8 +347,8 @@ impl<H: Host> Runner<H> {
         if self.displaces(&manifest, stop)? {
             return Ok(Looked::Nothing);
         }
-        let due =
-            not_before.is_some_and(|at| i64::try_from(at).is_ok_and(|at| at <= now.as_second()));
+        let due = not_before
+            .is_some_and(|at| i64::try_from(at).is_ok_and(|at| at <= self.now().as_second()));
         if stop || (!due && !self.hurry) {
             return Ok(Looked::Nothing);
         }

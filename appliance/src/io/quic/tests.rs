@@ -113,6 +113,7 @@ fn text(name: &str) -> TextModel {
             vocabulary: VOCABULARY,
         },
         planned_bytes: 0,
+        shared_bytes: 0,
     }
 }
 
@@ -344,6 +345,74 @@ async fn the_model_is_changed_without_a_lost_request() {
     assert_eq!(after.expect("it waited").0, "bbbbbbb");
     assert_eq!(rig.gateway.served().id, "others");
     assert!(rig.gateway.ready());
+}
+
+/// A new model gets its share beside the one that serves, then everything; what runs is finished with the model that it
+/// began with, and the one that leaves does so when its last answer has ended.
+#[tokio::test]
+async fn two_models_share_the_requests_until_one_leaves() {
+    let (rig, gate) = Rig::gated();
+    let session = rig.session().await;
+    let count_others = async |of: usize| {
+        let mut others = 0;
+        for _ in 0..of {
+            let answer = within(answer(&session, request(3))).await;
+            match &*answer.expect("it is served").0 {
+                "aaa" => {}
+                "bbb" => others += 1,
+                mixed => panic!("{mixed}: one model answers"),
+            }
+        }
+        others
+    };
+    let held = async {
+        let mut held = session.generate(request(9)).await.expect("it is sent");
+        let mut text = String::new();
+        while let Some(event) = held.next().await.expect("it goes on") {
+            if let Event::Tokens { text: more, .. } = event {
+                text.push_str(&more);
+            }
+        }
+        text
+    };
+    let change = async {
+        until_taken(&rig.gateway).await;
+        // The first model is held at its gate, in the middle of a step; the engine has one thread.
+        let exchange = rig.exchange.clone();
+        let station = Box::new(letters(b'b', None));
+        rig.gateway.add_beside(&exchange, station, text("letters"));
+        drop(gate);
+        assert_eq!(count_others(20).await, 0, "it has no share yet");
+        rig.gateway.share(50);
+        let others = count_others(40).await;
+        assert!((18..=22).contains(&others), "{others} of 40 for 50 %");
+        rig.gateway.share(100);
+        assert_eq!(count_others(10).await, 10);
+        let leaving = rig.gateway.promote();
+        let left = rig.gateway.leave(leaving, exchange).await;
+        assert!(left.expect("the engine goes on").is_idle());
+        assert_eq!(count_others(10).await, 10);
+        assert!(rig.gateway.ready());
+    };
+    let (held, ()) = within(async { tokio::join!(held, change) }).await;
+    assert_eq!(held, "aaaaaaaaa");
+    // Another one comes and goes: the place is free again.
+    let station = Box::new(letters(b'c', None));
+    rig.gateway
+        .add_beside(&rig.exchange, station, text("letters"));
+    rig.gateway.share(100);
+    assert_eq!(
+        within(answer(&session, request(2)))
+            .await
+            .expect("it is served")
+            .0,
+        "cc"
+    );
+    let leaving = rig.gateway.withdraw().expect("it is there");
+    let exchange = rig.exchange.clone();
+    drop(within(rig.gateway.leave(leaving, exchange)).await);
+    assert_eq!(count_others(5).await, 5);
+    assert!(rig.gateway.withdraw().is_none());
 }
 
 #[tokio::test]

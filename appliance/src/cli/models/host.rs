@@ -1,0 +1,300 @@
+//! `outstation serve`, as a trial sees it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::super::load::Loaded;
+use super::super::station::{self, Wants};
+use super::super::trial::{self, No, Said};
+use super::super::{ServeArgs, load};
+use crate::budget::Budget;
+use crate::cli::exit::Failure;
+use crate::config::Config;
+use crate::engine::cpu::CpuEngine;
+use crate::io::exchange::Exchange;
+use crate::io::gateway::{CaseWatch, Gateway, Leaving, Paused, TextModel, WeakGateway};
+use crate::io::ota::host::{Host, Seen, Tested, Unfit, Way};
+use crate::request::Lane;
+use crate::slot::Reason;
+use crate::station::Station;
+
+/// What serves, for who changes it.
+pub(in crate::cli) struct Serving {
+    pub(in crate::cli) args: ServeArgs,
+    /// As configured, before a release took the model's place, with the limit of memory that was found at start.
+    pub(in crate::cli) config: Config,
+    pub(in crate::cli) gateway: WeakGateway,
+    pub(in crate::cli) exchange: Exchange<CpuEngine>,
+    pub(in crate::cli) wants: Wants,
+}
+
+/// The program that serves.
+pub(super) struct ServeHost {
+    serving: Serving,
+    observer: CaseWatch,
+    /// Where the model that serves is, and the one beside it.
+    main: Lane,
+    beside: Option<Lane>,
+    paused: Option<Paused<CpuEngine>>,
+    /// A model that finishes what it has.
+    leaving: Option<JoinHandle<()>>,
+}
+
+fn unfit(reason: Reason) -> impl Fn(Failure) -> Unfit {
+    move |failure| Unfit {
+        reason,
+        text: failure.message,
+    }
+}
+
+/// A model's head, and what it would take.
+struct Planned {
+    config: Config,
+    loaded: Loaded,
+    budget: Budget,
+}
+
+impl Planned {
+    fn new(config: Config) -> Result<Self, Unfit> {
+        let loaded = load::model(&config.model).map_err(unfit(Reason::Load))?;
+        let budget = load::budget(&config, &loaded).map_err(unfit(Reason::Memory))?;
+        Ok(Self {
+            config,
+            loaded,
+            budget,
+        })
+    }
+
+    fn load(self, wants: Wants) -> Result<(Box<Station<CpuEngine>>, TextModel), Unfit> {
+        let made = station::station(&self.config, self.loaded, &self.budget, wants);
+        let (station, text) = made.map_err(unfit(Reason::Load))?;
+        Ok((Box::new(station), text))
+    }
+}
+
+impl ServeHost {
+    pub(super) fn new(serving: Serving, observer: CaseWatch) -> Self {
+        Self {
+            serving,
+            observer,
+            main: Lane::First,
+            beside: None,
+            paused: None,
+            leaving: None,
+        }
+    }
+
+    fn gateway(&self) -> Result<Gateway, Unfit> {
+        self.serving.gateway.upgrade().ok_or_else(|| Unfit {
+            reason: Reason::Unknown,
+            text: "the box is going down".to_owned(),
+        })
+    }
+
+    /// Requests wait, and the memory of the model is given back.
+    async fn pause(&mut self) -> Result<(), Unfit> {
+        if self.paused.is_some() {
+            return Ok(());
+        }
+        self.left().await;
+        let gateway = self.gateway()?;
+        let paused = gateway.pause(self.serving.exchange.clone()).await;
+        let (paused, station) = paused.ok_or_else(|| Unfit {
+            reason: Reason::Unknown,
+            text: "the engine has stopped".to_owned(),
+        })?;
+        drop(station);
+        self.paused = Some(paused);
+        Ok(())
+    }
+
+    /// Waits until the last model that left has finished what it had.
+    async fn left(&mut self) {
+        if let Some(leaving) = self.leaving.take() {
+            leaving.await.expect("leaving does not panic");
+        }
+    }
+
+    /// Nobody waits for a model that leaves; its memory is free when its last answer has ended.
+    fn let_go(&mut self, gateway: Gateway, leaving: Leaving) {
+        let exchange = self.serving.exchange.clone();
+        self.leaving = Some(tokio::spawn(async move {
+            drop(gateway.leave(leaving, exchange).await);
+        }));
+    }
+
+    fn config_for(&self, file: Option<&Path>, name: Option<&str>) -> Config {
+        let mut config = self.serving.config.clone();
+        if let Some(file) = file {
+            config.model.file = Some(file.to_owned());
+            config.model.name = config.model.name.or_else(|| name.map(str::to_owned));
+            // They were named for the configured model.
+            let places = config.adapters.named_files().map_or(0, |files| files.len());
+            let count = u32::try_from(places).unwrap_or(u32::MAX);
+            config.adapters.count_max.get_or_insert(count);
+            config.adapters.files.clear();
+            config.adapters.folder = None;
+        }
+        config
+    }
+}
+
+impl Host for ServeHost {
+    async fn fits(&mut self, file: &Path) -> Result<(), Unfit> {
+        Planned::new(self.config_for(Some(file), None)).map(drop)
+    }
+
+    async fn way(&mut self, file: &Path) -> Result<Way, Unfit> {
+        self.left().await;
+        let budget = Planned::new(self.config_for(Some(file), None))?.budget;
+        let planned = self.gateway()?.planned_bytes();
+        let both = planned.saturating_add(budget.model_bytes);
+        Ok(if both <= budget.limit_bytes {
+            Way::Beside
+        } else {
+            Way::Instead
+        })
+    }
+
+    async fn test(&mut self, file: &Path, way: Way, within: Duration) -> Result<Tested, Unfit> {
+        if way == Way::Instead {
+            self.pause().await?;
+        }
+        let manifest = file.with_extension("json");
+        let limit = self.serving.config.memory.limit;
+        let flags = trial::flags(&self.serving.args, limit, file, &manifest, way);
+        let program = std::env::current_exe();
+        let started = program.and_then(|program| {
+            Command::new(program)
+                .args(flags)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::inherit())
+                .spawn()
+        });
+        let child = started.map_err(|e| Unfit {
+            reason: Reason::Load,
+            text: format!("cannot start the self-test: {e}"),
+        })?;
+        outcome(child, within).await
+    }
+
+    async fn serve(&mut self, file: Option<&Path>, name: Option<&str>) -> Result<(), Unfit> {
+        self.pause().await?;
+        let config = self.config_for(file, name);
+        let wants = self.serving.wants;
+        let load = move || Planned::new(config)?.load(wants);
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let (station, text) = loaded.expect("loading does not panic")?;
+        let paused = self.paused.take().expect("it was paused");
+        self.main = paused.resume(station, text);
+        self.observer.begin(self.main);
+        Ok(())
+    }
+
+    async fn add(&mut self, file: &Path, name: &str) -> Result<(), Unfit> {
+        let config = self.config_for(Some(file), Some(name));
+        let wants = self.serving.wants;
+        let (gateway, exchange) = (self.gateway()?, self.serving.exchange.clone());
+        let add = move || -> Result<Lane, Unfit> {
+            let (station, text) = Planned::new(config)?.load(wants)?;
+            Ok(gateway.add_beside(&exchange, station, text))
+        };
+        let added = tokio::task::spawn_blocking(add).await;
+        self.beside = Some(added.expect("loading does not panic")?);
+        Ok(())
+    }
+
+    fn share(&mut self, percent: u32) {
+        let Some(lane) = self.beside else { return };
+        if let Ok(gateway) = self.gateway() {
+            gateway.share(percent);
+        }
+        for lane in [lane, self.main] {
+            self.observer.begin(lane);
+        }
+    }
+
+    fn keep(&mut self) {
+        let Some(lane) = self.beside.take() else {
+            return;
+        };
+        self.main = lane;
+        if let Ok(gateway) = self.gateway() {
+            let leaving = gateway.promote();
+            self.let_go(gateway, leaving);
+        }
+    }
+
+    fn withdraw(&mut self) {
+        self.beside = None;
+        if let Ok(gateway) = self.gateway()
+            && let Some(leaving) = gateway.withdraw()
+        {
+            self.let_go(gateway, leaving);
+        }
+    }
+
+    fn seen(&self) -> Seen {
+        let main = self.observer.window(self.main);
+        match self.beside {
+            None => Seen {
+                candidate: main,
+                beside: None,
+            },
+            Some(lane) => Seen {
+                candidate: self.observer.window(lane),
+                beside: Some(main),
+            },
+        }
+    }
+
+    fn report(&self, event: &str, attributes: String) {
+        if let Ok(gateway) = self.gateway()
+            && let Some(log) = gateway.log()
+        {
+            log.event(event, attributes);
+        }
+    }
+}
+
+/// How a self-test ended: it said so, it died, or its time was up and it was ended.
+async fn outcome(mut child: Child, within: Duration) -> Result<Tested, Unfit> {
+    let deadline = Instant::now() + within;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+            Ok(None) | Err(_) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Unfit {
+                    reason: Reason::Slow,
+                    text: format!("it was not loaded and tested within {within:?}"),
+                });
+            }
+        }
+    };
+    let mut said = String::new();
+    if let Some(mut out) = child.stdout.take() {
+        let _ = std::io::Read::read_to_string(&mut out, &mut said);
+    }
+    match serde_json::from_str(&said) {
+        Ok(Said::Fits(tested)) if status.success() => Ok(tested),
+        Ok(Said::Unfit(No { reason, text })) => Err(Unfit {
+            reason: Reason::try_from(reason).unwrap_or(Reason::Unknown),
+            text,
+        }),
+        _ => Err(Unfit {
+            reason: Reason::Crashed,
+            text: format!("the self-test ended with {status} and without an answer"),
+        }),
+    }
+}
+
+/// How often a self-test is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
