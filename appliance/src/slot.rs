@@ -300,6 +300,8 @@ impl<D: Disk> Slots<D> {
             let release = candidate.release().clone();
             state.note_highest(&release);
             if candidate.adapter.is_empty() {
+                // Adapters belong to the model that they were made for.
+                state.adapters.clear();
                 state.previous = state.committed.replace(release);
                 state.has_previous = true;
             } else {
@@ -352,6 +354,7 @@ impl<D: Disk> Slots<D> {
         self.store(disk, |state| {
             let from = std::mem::replace(&mut state.committed, state.previous.take());
             state.has_previous = false;
+            state.adapters.clear();
             state.note_rejected(Rejected {
                 release: from,
                 reason: Reason::Operator.into(),
@@ -391,6 +394,7 @@ impl<D: Disk> Slots<D> {
             let previous = state.previous.take().filter(|_| previous_is_whole);
             state.committed = previous;
             state.has_previous = false;
+            state.adapters.clear();
         })
     }
 

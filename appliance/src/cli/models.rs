@@ -15,7 +15,7 @@ use super::status;
 use crate::config::Config;
 use crate::io::gateway::CaseWatch;
 use crate::io::ota::client::Shared;
-use crate::io::ota::opening::Opening;
+use crate::io::ota::opening::{self, Opening};
 use crate::io::ota::runner::{Handle, Runner, Settings};
 use crate::io::ota::source::Source;
 use crate::io::ota::view::View;
@@ -134,8 +134,8 @@ impl Follows {
             folder,
         };
         if let Some((file, name)) = opening.serves(&settings.folder) {
-            config.model.file = Some(file);
-            config.model.name.get_or_insert(name);
+            let adapters = opening::adapters(&settings.folder, opening.slots.state());
+            host::serves(config, &file, Some(&name), &adapters);
         }
         Ok(Some(Self {
             settings,

@@ -4,6 +4,7 @@
 //! and `try`, which the serving box starts as a process of its own, sees whether the same file finds the same here.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -14,6 +15,7 @@ use super::ServeArgs;
 use super::exit::{self, Failure};
 use super::load::{self, Loaded};
 use super::settings;
+use crate::adapter::PackedAdapter;
 use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize};
 use crate::engine::{Engine as _, PlanColumn, StepPlan};
@@ -28,6 +30,9 @@ pub(super) struct GoldenArgs {
     /// GGUF file. Default: the demo model.
     #[arg(long, value_name = "FILE.gguf")]
     model: Option<PathBuf>,
+    /// A LoRA adapter to run it with: GGUF, or PEFT's folder.
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     /// Text file, a prompt in each line. At most 64.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
@@ -102,7 +107,7 @@ pub(super) fn golden(args: &GoldenArgs) -> Result<(), Failure> {
     let positions = u32::try_from(longest)
         .unwrap_or(u32::MAX)
         .saturating_add(args.tokens);
-    let mut scorer = Scorer::new(loaded, positions, args.threads)?;
+    let mut scorer = Scorer::new(loaded, args.adapter.as_deref(), positions, args.threads)?;
     let mut written = Vec::new();
     for prompt in prompts {
         let mut ids = prompt.clone();
@@ -160,8 +165,8 @@ fn tried(args: &TryArgs) -> Result<Tested, (Reason, String)> {
         );
         return Err((Reason::Golden, text));
     }
-    let mut scorer =
-        Scorer::new(loaded, positions, config.engine.threads).map_err(because(Reason::Load))?;
+    let mut scorer = Scorer::new(loaded, None, positions, config.engine.threads)
+        .map_err(because(Reason::Load))?;
     let load_s = started.elapsed().as_secs_f64();
     let asked = Instant::now();
     let mut tokens = 0;
@@ -205,12 +210,18 @@ struct Score {
 /// A model that judges texts.
 struct Scorer {
     engine: CpuEngine,
+    adapter: Option<Arc<PackedAdapter>>,
     positions: u32,
     vocabulary: u32,
 }
 
 impl Scorer {
-    fn new(loaded: Loaded, positions: u32, threads: Option<u16>) -> Result<Self, Failure> {
+    fn new(
+        loaded: Loaded,
+        adapter: Option<&Path>,
+        positions: u32,
+        threads: Option<u16>,
+    ) -> Result<Self, Failure> {
         let isa = load::isa(None)?;
         let vocabulary = loaded.model.dims.vocabulary;
         if positions > loaded.model.dims.context_positions {
@@ -227,9 +238,13 @@ impl Scorer {
             kv: load::kv_for(None, isa, &loaded.model)?,
         };
         let threads = load::threads(threads);
+        let adapter = adapter.map(|path| load::adapter(path, &loaded.model));
+        let adapter = adapter.transpose()?.map(Arc::new);
+        let rank = adapter.as_ref().map_or(0, |adapter| adapter.rank_max());
         let engine = load::engine(loaded.model, loaded.bytes, (isa, threads), size)?;
         Ok(Self {
-            engine,
+            engine: engine.with_adapters(STEP_COLUMNS, rank),
+            adapter,
             positions,
             vocabulary,
         })
@@ -277,6 +292,9 @@ impl Scorer {
         for (number, chunk) in ids.chunks(STEP_COLUMNS).enumerate() {
             plan.clear();
             let first = number * STEP_COLUMNS;
+            if let Some(adapter) = &self.adapter {
+                plan.adapt(0, adapter);
+            }
             for (row, &token) in chunk.iter().enumerate() {
                 plan.push(PlanColumn {
                     sequence: 0,

@@ -31,7 +31,7 @@ use crate::grammar::Grammars;
 use crate::limits;
 use crate::request::{
     FinishReason, GenerateRequest, Lane, Prompt, Refusal, RefusalKind, RequestId, RequestLimits,
-    Submission, Timings, Usage,
+    Submission, Tenant, Timings, Usage,
 };
 use crate::sampler::splitmix;
 use crate::scheduler::Outcome;
@@ -339,7 +339,8 @@ impl Gateway {
                 "the engine has stopped",
             ))
         };
-        let (entry, told, durable) = match self.log() {
+        let log = self.log().filter(|_| request.tenant != Tenant::OPERATOR);
+        let (entry, told, durable) = match log {
             Some(log) => {
                 let adapter = answering.adapter.as_ref().map(|adapter| adapter.digest());
                 let answering = (&*answering.id, adapter);
@@ -385,6 +386,7 @@ impl Gateway {
             queue: Duration::ZERO,
             forecast: Forecast::default(),
             ending: Ending::Open,
+            mean_nll: None,
             arrived,
             told,
             durable,
@@ -537,6 +539,7 @@ pub struct Generation {
     queue: Duration,
     forecast: Forecast,
     ending: Ending,
+    mean_nll: Option<f32>,
     arrived: Instant,
     /// Where the log reads what its reader saw.
     told: Option<Arc<Told>>,
@@ -559,6 +562,11 @@ impl Generation {
     /// What answers: the base, or the base with an adapter.
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// Mean of -ln p of its tokens, once it has ended, where that is measured.
+    pub fn mean_nll(&self) -> Option<f32> {
+        self.mean_nll
     }
 
     /// What it was told when it was taken.
@@ -696,7 +704,9 @@ impl Generation {
             outcome,
             usage,
             timings,
+            mean_nll,
         } = end;
+        self.mean_nll = mean_nll;
         let done = match outcome {
             Outcome::Stop => Piece::Done {
                 finish: FinishReason::Stop,

@@ -1,5 +1,6 @@
 //! Models over the air: what is released is verified, fetched, tried and kept or taken back.
 
+pub(crate) mod adding;
 pub mod client;
 pub mod download;
 pub(crate) mod host;

@@ -194,6 +194,7 @@ impl ChangeArgs {
             format: 1,
             ring: ring.to_owned(),
             counter: 0,
+            issued_unix_s: now_unix_s,
             manifest: manifest.to_owned(),
             adapters: self.adapters.clone(),
             waves: waves.collect(),

@@ -39,7 +39,7 @@ pub fn rings(state: &State) -> Vec<String> {
         .collect()
 }
 
-/// Gives a ring a rollout. Its counter is set here.
+/// Gives a ring a rollout. Its counter and time are set here.
 pub async fn write(
     repository: &Repository,
     pending: &Pending,
@@ -50,6 +50,7 @@ pub async fn write(
     let state = repository.read().await?;
     let before = read(repository, &state, &rollout.ring).await?;
     rollout.counter = before.map_or(0, |before| before.counter) + 1;
+    rollout.issued_unix_s = now_unix_s;
     check(repository, &state, &rollout).await?;
     let mut listed: Map<_, _> = state.targets(Role::Rollout);
     let path = Rollout::path_of(&rollout.ring);

@@ -10,13 +10,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adapters;
 mod boxes;
 mod bundles;
 mod commands;
+mod failures;
 mod faults;
 mod models;
 mod publishing;
 mod readers;
+mod rig;
 mod signatures;
 mod stops;
+mod streams;
 mod world;

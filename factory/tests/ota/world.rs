@@ -153,6 +153,7 @@ impl World {
             format: 1,
             ring: ring.to_owned(),
             counter: 0,
+            issued_unix_s: 0,
             manifest: manifest.to_owned(),
             adapters: Vec::new(),
             waves: vec![Wave {

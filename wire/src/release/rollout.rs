@@ -14,6 +14,9 @@ pub struct Rollout {
     pub ring: String,
     /// Grows with each change of this ring.
     pub counter: u64,
+    /// When it was signed, seconds since 1970: a box whose clock is behind that counts from there.
+    #[serde(default)]
+    pub issued_unix_s: u64,
     /// The target of the model's manifest.
     pub manifest: String,
     /// Adapters, each a unit of its own.
@@ -21,7 +24,7 @@ pub struct Rollout {
     pub adapters: Vec<AdapterRelease>,
     /// Which share of the ring may have it from when on.
     pub waves: Vec<Wave>,
-    /// Nobody begins. A trial under way is ended by its own gates.
+    /// Nobody begins, and trials under way end: what was there before serves.
     #[serde(default)]
     pub stop: bool,
     /// Shares of new requests that a trial gives the new model, one after the other, percent. Without effect where one

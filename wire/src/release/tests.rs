@@ -36,6 +36,7 @@ fn rollout() -> Rollout {
         format: 1,
         ring: "canary".into(),
         counter: 3,
+        issued_unix_s: 900,
         manifest: "manifest/site-3b@7.json".into(),
         adapters: Vec::new(),
         waves: vec![

@@ -1,9 +1,10 @@
 //! `outstation serve`, as a trial sees it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use outstation_wire::release::Golden;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -17,8 +18,9 @@ use crate::config::Config;
 use crate::engine::cpu::CpuEngine;
 use crate::io::exchange::Exchange;
 use crate::io::gateway::{CaseWatch, Gateway, Leaving, Paused, TextModel, WeakGateway};
+use crate::io::ota::adding;
 use crate::io::ota::host::{Host, Seen, Tested, Unfit, Way};
-use crate::request::Lane;
+use crate::request::{Class, GenerateRequest, Lane, Prompt, RefusalKind, Sampling, Tenant};
 use crate::slot::Reason;
 use crate::station::Station;
 
@@ -127,30 +129,100 @@ impl ServeHost {
         }));
     }
 
-    fn config_for(&self, file: Option<&Path>, name: Option<&str>) -> Config {
+    fn config_for(&self, file: &Path, name: Option<&str>) -> Config {
         let mut config = self.serving.config.clone();
-        if let Some(file) = file {
-            config.model.file = Some(file.to_owned());
-            config.model.name = config.model.name.or_else(|| name.map(str::to_owned));
-            // They were named for the configured model.
-            let places = config.adapters.named_files().map_or(0, |files| files.len());
-            let count = u32::try_from(places).unwrap_or(u32::MAX);
-            config.adapters.count_max.get_or_insert(count);
-            config.adapters.files.clear();
-            config.adapters.folder = None;
-        }
+        serves(&mut config, file, name, &[]);
         config
     }
+
+    async fn load(&self, config: Config) -> Result<(Box<Station<CpuEngine>>, TextModel), Unfit> {
+        let wants = self.serving.wants;
+        let load = move || Planned::new(config)?.load(wants);
+        let loaded = tokio::task::spawn_blocking(load).await;
+        loaded.expect("loading does not panic")
+    }
+
+    /// Asks an adapter's golden texts, as an app would.
+    async fn ask_golden(
+        &self,
+        gateway: &Gateway,
+        name: &str,
+        golden: &[Golden],
+    ) -> Result<(), Unfit> {
+        for (number, golden) in (1..).zip(golden) {
+            let (prompt, answer) = golden.ids.split_at(golden.prompt_tokens as usize);
+            let request = || GenerateRequest {
+                model: Some(format!("default:{name}")),
+                prompt: Prompt::Ids(prompt.to_vec()),
+                max_tokens: Some(u32::try_from(answer.len()).unwrap_or(u32::MAX)),
+                ignore_eos: true,
+                sampling: Sampling::greedy(),
+                class: Class::Batch,
+                tenant: Tenant::OPERATOR,
+                ..GenerateRequest::default()
+            };
+            let deadline = Instant::now() + GOLDEN_MAX;
+            let mut generation = loop {
+                match gateway.submit(request()).await {
+                    Ok(generation) => break generation,
+                    // The box is full: apps come first.
+                    Err(refusal) if refusal.kind == RefusalKind::Overloaded => {
+                        if Instant::now() >= deadline {
+                            return Err(Unfit {
+                                reason: Reason::Slow,
+                                text: format!("the box was full for {GOLDEN_MAX:?}"),
+                            });
+                        }
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                    Err(refusal) => {
+                        return Err(Unfit {
+                            reason: Reason::Golden,
+                            text: format!("golden text {number}: {refusal}"),
+                        });
+                    }
+                }
+            };
+            while generation.next().await.is_some() {}
+            let nll = generation.mean_nll().map_or(f64::NAN, f64::from);
+            adding::golden(number, nll, golden.nll, golden.tolerance)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a release what a configuration serves, with its adapters: as many as there are places for, if those are
+/// counted.
+pub(super) fn serves(
+    config: &mut Config,
+    file: &Path,
+    name: Option<&str>,
+    adapters: &[(String, PathBuf)],
+) {
+    config.model.file = Some(file.to_owned());
+    if let Some(name) = name {
+        config.model.name.get_or_insert_with(|| name.to_owned());
+    }
+    // Those of the configuration were named for its own model. Their places stay.
+    let configured = config.adapters.named_files().map_or(0, |files| files.len());
+    let places = configured.max(adapters.len());
+    let places = u32::try_from(places).unwrap_or(u32::MAX);
+    let places = *config.adapters.count_max.get_or_insert(places) as usize;
+    let files = adapters.iter().take(places);
+    config.adapters.files = files
+        .map(|(name, path)| format!("{name}={}", path.display()))
+        .collect();
+    config.adapters.folder = None;
 }
 
 impl Host for ServeHost {
     async fn fits(&mut self, file: &Path) -> Result<(), Unfit> {
-        Planned::new(self.config_for(Some(file), None)).map(drop)
+        Planned::new(self.config_for(file, None)).map(drop)
     }
 
     async fn way(&mut self, file: &Path) -> Result<Way, Unfit> {
         self.left().await;
-        let budget = Planned::new(self.config_for(Some(file), None))?.budget;
+        let budget = Planned::new(self.config_for(file, None))?.budget;
         let planned = self.gateway()?.planned_bytes();
         let both = planned.saturating_add(budget.model_bytes);
         Ok(if both <= budget.limit_bytes {
@@ -183,13 +255,23 @@ impl Host for ServeHost {
         outcome(child, within).await
     }
 
-    async fn serve(&mut self, file: Option<&Path>, name: Option<&str>) -> Result<(), Unfit> {
+    async fn serve(
+        &mut self,
+        model: Option<(&Path, &str)>,
+        adapters: &[(String, PathBuf)],
+    ) -> Result<(), Unfit> {
         self.pause().await?;
-        let config = self.config_for(file, name);
-        let wants = self.serving.wants;
-        let load = move || Planned::new(config)?.load(wants);
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let (station, text) = loaded.expect("loading does not panic")?;
+        let mut config = self.serving.config.clone();
+        if let Some((file, name)) = model {
+            serves(&mut config, file, Some(name), adapters);
+        }
+        let mut loaded = self.load(config.clone()).await;
+        if let (Err(unfit), Some((file, name)), false) = (&loaded, model, adapters.is_empty()) {
+            tracing::error!("without its adapters, since with them: {}", unfit.text);
+            serves(&mut config, file, Some(name), &[]);
+            loaded = self.load(config).await;
+        }
+        let (station, text) = loaded?;
         let paused = self.paused.take().expect("it was paused");
         self.main = paused.resume(station, text);
         self.observer.begin(self.main);
@@ -197,7 +279,7 @@ impl Host for ServeHost {
     }
 
     async fn add(&mut self, file: &Path, name: &str) -> Result<(), Unfit> {
-        let config = self.config_for(Some(file), Some(name));
+        let config = self.config_for(file, Some(name));
         let wants = self.serving.wants;
         let (gateway, exchange) = (self.gateway()?, self.serving.exchange.clone());
         let add = move || -> Result<Lane, Unfit> {
@@ -236,6 +318,40 @@ impl Host for ServeHost {
             && let Some(leaving) = gateway.withdraw()
         {
             self.let_go(gateway, leaving);
+        }
+    }
+
+    fn adapter_place(&self) -> Result<(), String> {
+        let gateway = self.gateway().map_err(|unfit| unfit.text)?;
+        gateway.adapter_place().map_err(|error| {
+            format!("{error}: adapters.count_max is to be one more than the ring's adapters, since one is changed at a time")
+        })
+    }
+
+    async fn test_adapter(
+        &mut self,
+        name: &str,
+        file: &Path,
+        golden: &[Golden],
+    ) -> Result<(), Unfit> {
+        self.load_adapter(name, file).await?;
+        let gateway = self.gateway()?;
+        let tested = self.ask_golden(&gateway, name, golden).await;
+        let _ = gateway.unload_adapter(name).await;
+        tested
+    }
+
+    async fn load_adapter(&mut self, name: &str, file: &Path) -> Result<(), Unfit> {
+        let loaded = self.gateway()?.load_adapter(name, file.to_owned()).await;
+        loaded.map_err(|error| Unfit {
+            reason: Reason::Load,
+            text: error.to_string(),
+        })
+    }
+
+    async fn unload_adapter(&mut self, name: &str) {
+        if let Ok(gateway) = self.gateway() {
+            let _ = gateway.unload_adapter(name).await;
         }
     }
 
@@ -295,6 +411,9 @@ async fn outcome(mut child: Child, within: Duration) -> Result<Tested, Unfit> {
         }),
     }
 }
+
+/// How long golden texts of an adapter wait for their turn.
+const GOLDEN_MAX: Duration = Duration::from_mins(5);
 
 /// How often a self-test is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -11,7 +11,7 @@ use super::{Command, Forecast};
 use crate::io::energy::{Energy, Haste};
 use crate::io::engine_thread::{EngineHandle, ToEngine};
 use crate::io::log::{self, Entry, Log};
-use crate::request::{Lane, RequestId, Submission, Timings, Usage};
+use crate::request::{Lane, RequestId, Submission, Tenant, Timings, Usage};
 use crate::scheduler::{Event, Outcome};
 use crate::trial::{Case, CaseEnd, Window};
 
@@ -184,7 +184,10 @@ impl Dispatcher {
     }
 
     fn log_end(&mut self, id: RequestId, end: End, submission: Box<Submission>) {
-        if let Some(trial) = &self.watchers.trial {
+        // What the box asks itself is no user's.
+        if let Some(trial) = &self.watchers.trial
+            && submission.tenant != Tenant::OPERATOR
+        {
             trial.end(&end, &submission);
         }
         let Watchers { log, energy, trial } = &self.watchers;
@@ -228,6 +231,8 @@ pub(super) struct End {
     pub(super) outcome: Outcome,
     pub(super) usage: Usage,
     pub(super) timings: Timings,
+    /// Mean of -ln p of its tokens, where that is measured.
+    pub(super) mean_nll: Option<f32>,
 }
 
 impl News {
@@ -254,10 +259,12 @@ impl News {
                 timings,
                 submission,
             } => {
+                let signals = submission.signals.signals();
                 let end = End {
                     outcome,
                     usage,
                     timings,
+                    mean_nll: (signals.tokens > 0).then_some(signals.mean_nll),
                 };
                 (submission.id, Self::Ended(end), Some(submission))
             }

@@ -134,6 +134,16 @@ impl Gateway {
         loading.await.expect("it does not panic")
     }
 
+    /// Whether there is a place for one more adapter.
+    pub fn adapter_place(&self) -> Result<(), PoolError> {
+        let text = self.text();
+        let mut pool = text.adapters();
+        // Any name that is possible will do.
+        let place = pool.begin(".")?;
+        pool.give_up(place);
+        Ok(())
+    }
+
     async fn load(&self, name: &str, path: PathBuf) -> Result<(), LoadAdapterError> {
         // The base stays until it is done.
         let _base = self.shared.changing.read().await;

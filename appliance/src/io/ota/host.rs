@@ -1,7 +1,9 @@
 //! What a trial needs of the process that serves.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use outstation_wire::release::Golden;
 
 use crate::slot::Reason;
 use crate::trial::Window;
@@ -55,8 +57,13 @@ pub(crate) trait Host {
     /// finished first.
     async fn test(&mut self, file: &Path, way: Way, within: Duration) -> Result<Tested, Unfit>;
 
-    /// Serves a model from here on, for what waits, too. None: the model of the configuration.
-    async fn serve(&mut self, file: Option<&Path>, name: Option<&str>) -> Result<(), Unfit>;
+    /// Serves a model from here on, for what waits, too, by its file and name, with adapters. None: the model of the
+    /// configuration, with those of the configuration.
+    async fn serve(
+        &mut self,
+        model: Option<(&Path, &str)>,
+        adapters: &[(String, PathBuf)],
+    ) -> Result<(), Unfit>;
 
     /// Loads a model beside the one that serves.
     async fn add(&mut self, file: &Path, name: &str) -> Result<(), Unfit>;
@@ -69,6 +76,23 @@ pub(crate) trait Host {
 
     /// The model beside finishes what it has and goes, if there is one.
     fn withdraw(&mut self);
+
+    /// Whether there is a place for an adapter. The error says what to do.
+    fn adapter_place(&self) -> Result<(), String>;
+
+    /// Loads an adapter under a name that nobody asks for, asks it golden texts, and unloads it again.
+    async fn test_adapter(
+        &mut self,
+        name: &str,
+        file: &Path,
+        golden: &[Golden],
+    ) -> Result<(), Unfit>;
+
+    /// Serves an adapter under this name. What runs with another of the same name ends with that.
+    async fn load_adapter(&mut self, name: &str, file: &Path) -> Result<(), Unfit>;
+
+    /// Serves an adapter no longer.
+    async fn unload_adapter(&mut self, name: &str);
 
     /// What requests saw since the last call of `serve` or `share`, or in the last hours.
     fn seen(&self) -> Seen;

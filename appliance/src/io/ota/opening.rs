@@ -7,7 +7,7 @@ use outstation_wire::release::{Kind, Manifest};
 use crate::disk::{self, Disk, DiskError};
 use crate::fetch::names;
 use crate::io::disk::Folder;
-use crate::slot::{Opened, Release, Resume, SlotError, Slots};
+use crate::slot::{Opened, Release, Resume, SlotError, Slots, State};
 use crate::superblock::SuperblockError;
 
 /// The folder, what is known of it, and how to go on.
@@ -41,6 +41,13 @@ impl Opening {
             let whole = previous.is_some_and(|previous| is_whole(&mut disk, &previous));
             slots.damaged(&mut disk, whole)?;
         }
+        for adapter in slots.state().adapters.clone() {
+            let release = adapter.release.unwrap_or_default();
+            if !is_whole(&mut disk, &release) {
+                tracing::error!(%release, "an adapter went bad on the disk: it is fetched again");
+                slots.retire(&mut disk, &adapter.name)?;
+            }
+        }
         let resume = slots.restart(&mut disk)?;
         Ok(Self {
             disk,
@@ -68,6 +75,15 @@ pub(crate) enum OpenError {
     /// It could not be written.
     #[error("{0}")]
     Slot(#[from] SlotError),
+}
+
+/// Names and files of the adapters of the committed model.
+pub(crate) fn adapters(folder: &Path, state: &State) -> Vec<(String, PathBuf)> {
+    let served = state.adapters.iter().filter_map(|adapter| {
+        let release = adapter.release.as_ref()?;
+        Some((adapter.name.clone(), file(folder, release)))
+    });
+    served.collect()
 }
 
 /// Whether a model's file is what it was.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use outstation_wire::hex::hex;
-use outstation_wire::release::{Index, Kind, Manifest, Rollout, draw};
+use outstation_wire::release::{AdapterRelease, Index, Kind, Manifest, Rollout, draw};
 use outstation_wire::uplink::ReleasePhase;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -149,14 +149,25 @@ pub(crate) struct Runner<H> {
     /// An operator does not want to wait for the window.
     pub(super) hurry: bool,
     pub(super) rollout: Option<Rollout>,
+    /// When this change of the rollout was seen first.
+    pub(super) seen: Instant,
 }
 
 /// How a look ended.
 enum Looked {
     /// There is nothing to do now.
     Nothing,
-    /// A release is to be fetched or tried.
-    Follow(Box<Manifest>),
+    /// A release is to be fetched or tried; an adapter by the name that apps call it.
+    Follow(Box<Manifest>, Option<String>),
+}
+
+/// Whether there is more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum More {
+    /// Something came in: others may come after it.
+    AtOnce,
+    /// Not before the next look.
+    Later,
 }
 
 impl<H: Host> Runner<H> {
@@ -186,6 +197,7 @@ impl<H: Host> Runner<H> {
             started: Instant::now(),
             hurry: false,
             rollout: None,
+            seen: Instant::now(),
             settings,
         };
         let handle = Handle {
@@ -208,9 +220,12 @@ impl<H: Host> Runner<H> {
             self.hurry = false;
             let mut wait = self.settings.interval;
             match round {
-                Ok(()) => {
+                Ok(more) => {
                     backoff.succeed();
                     self.show(None, None);
+                    if more == More::AtOnce {
+                        wait = Duration::ZERO;
+                    }
                 }
                 Err(error) => {
                     let random = u64::from(self.started.elapsed().subsec_nanos()) << 32;
@@ -232,28 +247,29 @@ impl<H: Host> Runner<H> {
     }
 
     /// One look, and all that follows from it.
-    pub(crate) async fn round(&mut self) -> Result<(), RoundError> {
+    pub(crate) async fn round(&mut self) -> Result<More, RoundError> {
         if !matches!(self.phase(), None | Some(Phase::Fetching | Phase::Verified)) {
             // A trial ended because its state could not be stored.
             self.slots.restart(&mut self.disk)?;
         }
         self.tidy()?;
-        let Looked::Follow(manifest) = self.look().await? else {
-            return Ok(());
+        let Looked::Follow(manifest, adapter) = self.look().await? else {
+            return Ok(More::Later);
         };
+        let adapter = adapter.as_deref();
         let release = Release::of(&manifest);
         if self.slots.state().candidate.is_none() {
             let rollout = self.rollout.as_ref().map_or(0, |rollout| rollout.counter);
             match self
                 .slots
-                .offer(&mut self.disk, release.clone(), None, rollout)
+                .offer(&mut self.disk, release.clone(), adapter, rollout)
             {
                 Ok(()) => {}
                 // What serves, or was taken back, is nothing to do.
                 Err(SlotError::Declined(
                     Declined::Committed | Declined::Rejected(_) | Declined::Pinned,
                 )) => {
-                    return Ok(());
+                    return Ok(More::Later);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -263,9 +279,15 @@ impl<H: Host> Runner<H> {
             self.fetch(&manifest).await?;
         }
         if self.phase() == Some(Phase::Verified) && self.may_change_over() {
-            self.trial(&manifest).await?;
+            match adapter {
+                None => self.trial(&manifest).await?,
+                Some(name) => self.add_adapter(name, &manifest).await?,
+            }
+            if self.slots.state().candidate.is_none() {
+                return Ok(More::AtOnce);
+            }
         }
-        Ok(())
+        Ok(More::Later)
     }
 
     fn phase(&self) -> Option<Phase> {
@@ -329,28 +351,42 @@ impl<H: Host> Runner<H> {
     /// Brings the metadata up to date, and says what to do.
     async fn look(&mut self) -> Result<Looked, RoundError> {
         let (rollout, mut releases) = self.rollout_now().await?;
-        let manifest = releases.target(&rollout.manifest).await?;
-        let manifest =
-            Manifest::parse(&manifest).map_err(|error| RoundError::Document(error.to_string()))?;
-        if manifest.path() != rollout.manifest {
-            let why = format!(
-                "{} is the manifest of {}",
-                rollout.manifest,
-                manifest.path()
-            );
-            return Err(RoundError::Document(why));
-        }
+        let manifest = Self::manifest(&rollout.manifest, &mut releases).await?;
         let stop = rollout.stop;
         let drawn = draw(&self.settings.appliance, &rollout.manifest);
         let not_before = rollout.not_before(drawn);
-        self.rollout = Some(rollout);
-        if self.displaces(&manifest, stop)? {
+        if self.rollout.as_ref().map(|rollout| rollout.counter) != Some(rollout.counter) {
+            self.seen = Instant::now();
+        }
+        self.rollout = Some(rollout.clone());
+        if self.displaces(&rollout)? {
             return Ok(Looked::Nothing);
         }
-        let due = not_before
-            .is_some_and(|at| i64::try_from(at).is_ok_and(|at| at <= self.now().as_second()));
+        // A clock that is behind the signature is wrong. This time counts for nothing else: who signs rollouts must not
+        // be able to make everything expire.
+        let signed = Duration::from_secs(rollout.issued_unix_s) + self.seen.elapsed();
+        let now = self
+            .now()
+            .as_second()
+            .max(i64::try_from(signed.as_secs()).unwrap_or(0));
+        let due = not_before.is_some_and(|at| i64::try_from(at).is_ok_and(|at| at <= now));
         if stop || (!due && !self.hurry) {
             return Ok(Looked::Nothing);
+        }
+        let serves = self.slots.state().committed.as_ref();
+        if serves.is_some_and(|serves| serves.digest == manifest.digest()) {
+            let base = manifest.digest();
+            let next = self.next_adapter(&base, &rollout, &mut releases).await?;
+            let Some((name, manifest)) = next else {
+                return Ok(Looked::Nothing);
+            };
+            self.keep_documents(&manifest, &mut releases).await?;
+            return Ok(Looked::Follow(Box::new(manifest), Some(name)));
+        }
+        if manifest.kind != Kind::Model {
+            let name = manifest.path();
+            let why = format!("{name} is an adapter, and the rollout says it is the model");
+            return Err(RoundError::Document(why));
         }
         if let Err(unfit) = self.fits_here(&manifest) {
             // Nothing of it is fetched.
@@ -361,15 +397,21 @@ impl<H: Host> Runner<H> {
         if comes || self.phase() == Some(Phase::Fetching) {
             self.keep_documents(&manifest, &mut releases).await?;
         }
-        Ok(Looked::Follow(Box::new(manifest)))
+        Ok(Looked::Follow(Box::new(manifest), None))
     }
 
     /// A candidate that its ring does not want any more is given up.
-    fn displaces(&mut self, manifest: &Manifest, stop: bool) -> Result<bool, RoundError> {
+    fn displaces(&mut self, rollout: &Rollout) -> Result<bool, RoundError> {
         let Some(candidate) = &self.slots.state().candidate else {
             return Ok(false);
         };
-        let other = candidate.release().digest != manifest.digest();
+        let stop = rollout.stop;
+        let release = candidate.release();
+        let path = Manifest::path_of(&release.name, release.release);
+        let is = |adapter: &AdapterRelease| {
+            adapter.name == candidate.adapter && adapter.manifest == path
+        };
+        let other = path != rollout.manifest && !rollout.adapters.iter().any(is);
         if !other && !stop {
             return Ok(false);
         }
@@ -385,7 +427,7 @@ impl<H: Host> Runner<H> {
         Ok(stop)
     }
 
-    fn fits_here(&self, manifest: &Manifest) -> Result<(), Unfit> {
+    pub(super) fn fits_here(&self, manifest: &Manifest) -> Result<(), Unfit> {
         let unfit = |text: String| {
             Err(Unfit {
                 reason: Reason::Unfit,
@@ -393,11 +435,6 @@ impl<H: Host> Runner<H> {
             })
         };
         let name = manifest.path();
-        if manifest.kind != Kind::Model {
-            return unfit(format!(
-                "{name} is an adapter, and the rollout says it is the model"
-            ));
-        }
         if !manifest.runs_here() {
             return unfit(format!(
                 "{name} needs another engine: update the program first"
@@ -411,6 +448,21 @@ impl<H: Host> Runner<H> {
             ));
         }
         Ok(())
+    }
+
+    /// A manifest, as it was signed.
+    pub(super) async fn manifest(
+        path: &str,
+        releases: &mut Releases,
+    ) -> Result<Manifest, RoundError> {
+        let json = releases.target(path).await?;
+        let manifest =
+            Manifest::parse(&json).map_err(|error| RoundError::Document(error.to_string()))?;
+        if manifest.path() != path {
+            let why = format!("{path} is the manifest of {}", manifest.path());
+            return Err(RoundError::Document(why));
+        }
+        Ok(manifest)
     }
 
     /// Stores manifest and index beside where the file will be.
@@ -484,7 +536,9 @@ impl<H: Host> Runner<H> {
         fetcher
             .run(&mut download, manifest.header_bytes, &mut progress)
             .await?;
-        if let Err(unfit) = self.host.fits(&self.settings.folder.join(&part)).await {
+        if manifest.kind == Kind::Model
+            && let Err(unfit) = self.host.fits(&self.settings.folder.join(&part)).await
+        {
             self.reject(&unfit)?;
             self.slots.rolled_back(&mut self.disk)?;
             self.report_rejected();
@@ -521,8 +575,10 @@ impl<H: Host> Runner<H> {
     /// Digests of whole models on this disk.
     fn kept(&self) -> Vec<[u8; 32]> {
         let state = self.slots.state();
+        let adapters = state.adapters.iter().filter_map(|a| a.release.as_ref());
         let kept = state.committed.iter().chain(&state.previous);
-        kept.filter_map(|release| release.digest.clone().try_into().ok())
+        kept.chain(adapters)
+            .filter_map(|release| release.digest.clone().try_into().ok())
             .collect()
     }
 
@@ -565,6 +621,7 @@ impl<H: Host> Runner<H> {
             .iter()
             .chain(&state.previous)
             .chain(state.candidate.iter().map(Candidate::release))
+            .chain(state.adapters.iter().filter_map(|a| a.release.as_ref()))
             .map(Release::stem)
             .collect();
         self.disk.list(&mut |name, _| {
@@ -653,10 +710,16 @@ impl<H: Host> Runner<H> {
                 release: candidate.release().to_string(),
                 phase: format!("{:?}", candidate.phase()).to_lowercase(),
                 bytes: candidate.release().bytes,
+                percent: candidate.percent,
                 requests: requests.unwrap_or(0),
                 ..old.unwrap_or_default()
             });
             view.committed = state.committed.as_ref().map(Release::to_string);
+            let adapters = state.adapters.iter().filter_map(|adapter| {
+                let release = adapter.release.as_ref()?;
+                Some((adapter.name.clone(), release.to_string()))
+            });
+            view.adapters = adapters.collect();
             view.previous = state.previous.as_ref().map(Release::to_string);
             let rejected = state.rejected.iter().filter_map(|rejected| {
                 let release = rejected.release.as_ref()?;

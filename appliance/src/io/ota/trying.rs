@@ -16,12 +16,7 @@ use crate::trial::{Verdict, Window, judge};
 impl<H: Host> Runner<H> {
     /// The trial of a candidate that is whole: it serves at the end, or what served before does.
     pub(super) async fn trial(&mut self, manifest: &Manifest) -> Result<(), RoundError> {
-        // What lay on the disk since it was fetched is looked at again.
-        if digest_of(&mut self.disk, &manifest.digest()).ok() != Some(manifest.digest()) {
-            let [_, _, whole] = names(&manifest.digest());
-            self.slots.fetch(&mut self.disk)?;
-            let _ = self.disk.remove(&whole);
-            discard(&mut self.disk, &manifest.digest())?;
+        if !self.is_still_whole(manifest)? {
             return Ok(());
         }
         let mut trial = Trial {
@@ -60,6 +55,18 @@ impl<H: Host> Runner<H> {
         }
     }
 
+    /// What lay on the disk since it was fetched is looked at again: where it went bad it is fetched again.
+    pub(super) fn is_still_whole(&mut self, manifest: &Manifest) -> Result<bool, RoundError> {
+        if digest_of(&mut self.disk, &manifest.digest()).ok() == Some(manifest.digest()) {
+            return Ok(true);
+        }
+        let [_, _, whole] = names(&manifest.digest());
+        self.slots.fetch(&mut self.disk)?;
+        let _ = self.disk.remove(&whole);
+        discard(&mut self.disk, &manifest.digest())?;
+        Ok(false)
+    }
+
     async fn try_it(
         &mut self,
         trial: &mut Trial,
@@ -84,7 +91,10 @@ impl<H: Host> Runner<H> {
         }
         let serves = match way {
             Way::Beside => self.host.add(&file, &manifest.name).await,
-            Way::Instead => self.host.serve(Some(&file), Some(&manifest.name)).await,
+            Way::Instead => {
+                let model = (&*file, &*manifest.name);
+                self.host.serve(Some(model), &[]).await
+            }
         };
         if let Err(unfit) = serves {
             return Ok(Ended::Goes(unfit));
@@ -201,12 +211,15 @@ impl<H: Host> Runner<H> {
 
     /// Loads what is committed, in place of what serves.
     pub(super) async fn serve_committed(&mut self) -> Result<(), Unfit> {
+        let adapters = self.adapters();
         match self.slots.state().committed.clone() {
             Some(release) => {
                 let file = file(&self.settings.folder, &release);
-                self.host.serve(Some(&file), Some(&release.name)).await
+                self.host
+                    .serve(Some((&file, &release.name)), &adapters)
+                    .await
             }
-            None => self.host.serve(None, None).await,
+            None => self.host.serve(None, &[]).await,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use outstation_wire::release::{Manifest, Rollout};
+use outstation_wire::release::{AdapterRelease, Manifest, Rollout};
 use outstation_wire::uplink::ReleasePhase;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -16,6 +16,9 @@ use crate::slot::{Phase, Release, State};
 pub struct View {
     /// What serves. None: the model of the configuration.
     pub committed: Option<String>,
+    /// Adapters that serve: what apps call them, and their releases.
+    #[serde(default)]
+    pub adapters: Vec<(String, String)>,
     /// What could be gone back to.
     pub previous: Option<String>,
     /// What is under way.
@@ -59,6 +62,9 @@ pub struct CandidateView {
     pub bytes_per_s: u64,
     /// Seconds to the end at this rate.
     pub seconds_left: Option<u64>,
+    /// Its share of new requests, while another model serves beside it.
+    #[serde(default)]
+    pub percent: u32,
     /// Requests that the trial has seen.
     pub requests: u64,
 }
@@ -71,6 +77,9 @@ impl fmt::Display for View {
             "serves     {}",
             self.committed.as_deref().unwrap_or(configured)
         )?;
+        for (name, release) in &self.adapters {
+            writeln!(f, "adapter    {name}: {release}")?;
+        }
         if let Some(previous) = &self.previous {
             writeln!(f, "before     {previous}")?;
         }
@@ -111,6 +120,9 @@ impl fmt::Display for CandidateView {
         if let Some(seconds) = self.seconds_left.filter(|&seconds| seconds > 0) {
             write!(f, ", {seconds} s left")?;
         }
+        if self.percent > 0 {
+            write!(f, ", {} % of new requests", self.percent)?;
+        }
         if self.requests > 0 {
             write!(f, ", {} requests seen", self.requests)?;
         }
@@ -118,22 +130,38 @@ impl fmt::Display for CandidateView {
     }
 }
 
-/// What the factory hears in a Hello: the manifest that the ring is about, and how far this box is with it.
+/// What the factory hears in a Hello: the manifest that the ring is about, and how far this box is with it and its
+/// adapters.
 pub(super) fn for_factory(state: &State, rollout: Option<&Rollout>) -> (String, ReleasePhase) {
     let Some(rollout) = rollout else {
         return (String::new(), ReleasePhase::Idle);
     };
     let is =
         |release: &Release| Manifest::path_of(&release.name, release.release) == rollout.manifest;
-    let rejected = |release: &Option<Release>| release.as_ref().is_some_and(is);
+    let path = |release: &Release| Manifest::path_of(&release.name, release.release);
+    let wants = |release: &Release| {
+        let path = path(release);
+        path == rollout.manifest || rollout.adapters.iter().any(|a| a.manifest == path)
+    };
+    let rejected = |release: &Option<Release>| release.as_ref().is_some_and(wants);
+    let has = |adapter: &AdapterRelease| {
+        let served = state.adapter(&adapter.name);
+        served.is_some_and(|release| path(release) == adapter.manifest)
+    };
     let phase = match &state.candidate {
-        Some(candidate) if is(candidate.release()) => match candidate.phase() {
+        Some(candidate) if wants(candidate.release()) => match candidate.phase() {
             Phase::Fetching | Phase::Verified | Phase::Unknown => ReleasePhase::Fetching,
             Phase::RollingBack => ReleasePhase::Rejected,
             _ => ReleasePhase::Trial,
         },
-        _ if state.committed.as_ref().is_some_and(is) => ReleasePhase::Committed,
         _ if state.rejected.iter().any(|r| rejected(&r.release)) => ReleasePhase::Rejected,
+        _ if state.committed.as_ref().is_some_and(is) => {
+            if rollout.adapters.iter().all(has) {
+                ReleasePhase::Committed
+            } else {
+                ReleasePhase::Fetching
+            }
+        }
         _ => ReleasePhase::Idle,
     };
     (rollout.manifest.clone(), phase)
@@ -172,6 +200,7 @@ impl Rate {
             bytes_fetched: progress.fetched,
             bytes_per_s: self.bytes_per_s,
             seconds_left: left.checked_div(self.bytes_per_s),
+            percent: 0,
             requests: 0,
         }
     }
