@@ -242,8 +242,9 @@ impl Budget {
             });
         }
         check_kv(kv, model)?;
-        let mut lines = fixed_lines(serving, (isa, threads), model, files, context);
+        let mut lines = model_lines(serving, (isa, threads), model, files, context);
         lines.extend(adapters.line(model, serving));
+        lines.extend(box_lines(serving));
         lines.extend(log.into_iter().flat_map(LogBytes::lines));
         let fixed = sum(&lines, Part::Model);
         let shared_bytes = sum(&lines, Part::Box);
@@ -348,8 +349,8 @@ fn engine_size(serving: &ServingConfig, kv_blocks: u32, kv: KvFormat) -> EngineS
     }
 }
 
-/// All lines but the KV pool.
-fn fixed_lines(
+/// All lines of a model but the KV pool.
+fn model_lines(
     serving: &ServingConfig,
     (isa, threads): (Isa, usize),
     model: &Model,
@@ -357,20 +358,13 @@ fn fixed_lines(
     context: u32,
 ) -> Vec<BudgetLine> {
     let sequences = u64::from(serving.sequences_max);
-    let under_way = u64::from(limits::requests_under_way_max(
-        serving.sequences_max,
-        serving.queue_requests_max,
-    ));
+    let under_way = under_way(serving);
     let context = u64::from(context);
     let line = |consumer, formula: String, bytes| BudgetLine {
         consumer,
         formula,
         bytes,
         part: Part::Model,
-    };
-    let shared = |consumer, formula, bytes| BudgetLine {
-        part: Part::Box,
-        ..line(consumer, formula, bytes)
     };
     vec![
         line(
@@ -409,19 +403,6 @@ fn fixed_lines(
             ),
             under_way * (context * 4 + limits::STREAM_TOKENS_BUFFERED_MAX as u64 * 96),
         ),
-        shared(
-            "rings",
-            format!(
-                "{} events × {} B to the io thread, {} requests × {} B back, who ran when for the meter",
-                ring_events(serving),
-                size_of::<Event>(),
-                2 * under_way,
-                RING_REQUEST_BYTES
-            ),
-            ring_events(serving) as u64 * size_of::<Event>() as u64
-                + 2 * under_way * RING_REQUEST_BYTES
-                + Shares::ring_bytes(serving.sequences_max),
-        ),
         line(
             "tokenizer",
             "4 × token texts + 160 B for each token".into(),
@@ -442,7 +423,33 @@ fn fixed_lines(
                 limits::grammars_max(serving.sequences_max),
             ),
         ),
-        shared(
+    ]
+}
+
+/// Lines of the box, whatever it serves.
+fn box_lines(serving: &ServingConfig) -> Vec<BudgetLine> {
+    let under_way = under_way(serving);
+    let line = |consumer, formula: String, bytes| BudgetLine {
+        consumer,
+        formula,
+        bytes,
+        part: Part::Box,
+    };
+    vec![
+        line(
+            "rings",
+            format!(
+                "{} events × {} B to the io thread, {} requests × {} B back, who ran when for the meter",
+                ring_events(serving),
+                size_of::<Event>(),
+                2 * under_way,
+                RING_REQUEST_BYTES
+            ),
+            ring_events(serving) as u64 * size_of::<Event>() as u64
+                + 2 * under_way * RING_REQUEST_BYTES
+                + Shares::ring_bytes(serving.sequences_max),
+        ),
+        line(
             "connections",
             format!(
                 "{} × {} (receive and send windows, TLS state)",
@@ -451,7 +458,7 @@ fn fixed_lines(
             ),
             u64::from(serving.connections_max) * CONNECTION_BYTES,
         ),
-        shared(
+        line(
             "HTTP",
             format!(
                 "{HTTP_CONNECTIONS} connections × 160 KiB, {HTTP_BODIES} bodies × {}",
@@ -459,8 +466,13 @@ fn fixed_lines(
             ),
             HTTP_CONNECTIONS * (160 << 10) + HTTP_BODIES * HTTP_BODY_BYTES,
         ),
-        shared("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
+        line("code, stacks, reserve", "fixed".into(), RESERVE_BYTES),
     ]
+}
+
+fn under_way(serving: &ServingConfig) -> u64 {
+    let (sequences, queue) = (serving.sequences_max, serving.queue_requests_max);
+    limits::requests_under_way_max(sequences, queue).into()
 }
 
 /// Events that the ring to the io thread holds: those of some steps, and of any one call twice.

@@ -250,6 +250,7 @@ impl Lane {
     pub const ALL: [Self; 2] = [Self::First, Self::Second];
 
     /// The one that this is not.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::First => Self::Second,

@@ -7,6 +7,7 @@
 mod beside;
 mod change;
 mod dispatcher;
+mod generation;
 mod lanes;
 mod models;
 
@@ -17,8 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use outstation_kernels::heap;
 use serde::Serialize;
-use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::board::{Board, BoardReading};
 use super::energy::{Energy, EnergyStatus};
@@ -30,19 +30,21 @@ use crate::adapter::AdapterPool;
 use crate::grammar::Grammars;
 use crate::limits;
 use crate::request::{
-    FinishReason, GenerateRequest, Lane, Prompt, Refusal, RefusalKind, RequestId, RequestLimits,
-    Submission, Tenant, Timings, Usage,
+    GenerateRequest, Lane, Prompt, Refusal, RefusalKind, RequestId, RequestLimits, Submission,
+    Tenant,
 };
 use crate::sampler::splitmix;
-use crate::scheduler::Outcome;
 use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Bos, Decoder, Special, StopMatcher, Tokenizer};
 
 pub use change::Paused;
+use dispatcher::News;
 pub use dispatcher::{CaseWatch, Dispatcher, Watchers};
-use dispatcher::{End, News};
+use generation::Ending;
+pub use generation::{Forecast, Generation, Piece};
 pub use lanes::Leaving;
 use lanes::{Seat, Seats};
+use models::Answering;
 pub(super) use models::no_model;
 pub use models::{LoadAdapterError, ServedModel};
 
@@ -339,16 +341,7 @@ impl Gateway {
                 "the engine has stopped",
             ))
         };
-        let log = self.log().filter(|_| request.tenant != Tenant::OPERATOR);
-        let (entry, told, durable) = match log {
-            Some(log) => {
-                let adapter = answering.adapter.as_ref().map(|adapter| adapter.digest());
-                let answering = (&*answering.id, adapter);
-                let (entry, told, durable) = log.begin(request, &text, answering, arrived);
-                (Some(entry), Some(told), durable)
-            }
-            None => (None, None, None),
-        };
+        let (entry, told, durable) = self.begin_log(request, &text, &answering, arrived);
         let cancel = shared
             .commands
             .clone()
@@ -396,7 +389,31 @@ impl Gateway {
         placed.map_err(Refused::ByEngine)?;
         Ok(generation)
     }
+
+    /// What the log needs from the beginning of a request on. What the box asks itself is not logged.
+    fn begin_log(
+        &self,
+        request: &Arc<GenerateRequest>,
+        text: &Arc<TextModel>,
+        answering: &Answering,
+        arrived: Instant,
+    ) -> BegunLog {
+        let log = self.log().filter(|_| request.tenant != Tenant::OPERATOR);
+        let Some(log) = log else {
+            return (None, None, None);
+        };
+        let adapter = answering.adapter.as_ref().map(|adapter| adapter.digest());
+        let (entry, told, durable) = log.begin(request, text, (&answering.id, adapter), arrived);
+        (Some(entry), Some(told), durable)
+    }
 }
+
+/// What the log remembers, what it reads of the reader's side, and the bell of what is waited for.
+type BegunLog = (
+    Option<Box<Entry>>,
+    Option<Arc<Told>>,
+    Option<oneshot::Receiver<()>>,
+);
 
 /// Who refused a request.
 enum Refused {
@@ -482,306 +499,6 @@ impl TextModel {
                     .prompt_ids(&self.tokenizer, &messages, now.as_secs())
                     .map_err(|e| refuse(e.to_string()))
             }
-        }
-    }
-}
-
-/// A piece of an answer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Piece {
-    /// Text that can be shown: never half a character, never the beginning of a stop string.
-    Text {
-        /// May be empty while characters are incomplete.
-        text: String,
-        /// Tokens since the last piece.
-        token_ids: Vec<u32>,
-    },
-    /// The end.
-    Done {
-        /// Why.
-        finish: FinishReason,
-        /// What it cost.
-        usage: Usage,
-        /// Where the time went.
-        timings: Timings,
-    },
-    /// It broke off.
-    Failed(Refusal),
-}
-
-/// What a request was told when it was taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Forecast {
-    /// Time until its first token.
-    pub first_token_in: Duration,
-    /// Requests that wait and come before it.
-    pub queued_before: u32,
-}
-
-/// An answer under way. Dropping it cancels the request.
-pub struct Generation {
-    /// The model that it began with.
-    text: Arc<TextModel>,
-    /// Its name, with that of the adapter.
-    model: String,
-    id: RequestId,
-    /// The reserved place of the cancellation; gone once the request ended.
-    cancel: Option<OwnedPermit<Command>>,
-    events: mpsc::Receiver<News>,
-    decoder: Decoder,
-    stop: StopMatcher,
-    prompt_tokens: u32,
-    /// Tokens before which no stop string ends the answer.
-    min_tokens: u32,
-    completion_tokens: u32,
-    started: Option<Instant>,
-    first_token: Option<Instant>,
-    queue: Duration,
-    forecast: Forecast,
-    ending: Ending,
-    mean_nll: Option<f32>,
-    arrived: Instant,
-    /// Where the log reads what its reader saw.
-    told: Option<Arc<Told>>,
-    /// Rung when its record is on the disk, where that is waited for.
-    durable: Option<oneshot::Receiver<()>>,
-    _place: OwnedSemaphorePermit,
-}
-
-/// How far an answer is from its end.
-enum Ending {
-    /// The engine has more to say.
-    Open,
-    /// One piece is left.
-    Last(Piece),
-    /// Nothing comes any more.
-    Over,
-}
-
-impl Generation {
-    /// What answers: the base, or the base with an adapter.
-    pub fn model(&self) -> &str {
-        &self.model
-    }
-
-    /// Mean of -ln p of its tokens, once it has ended, where that is measured.
-    pub fn mean_nll(&self) -> Option<f32> {
-        self.mean_nll
-    }
-
-    /// What it was told when it was taken.
-    pub fn forecast(&self) -> Forecast {
-        self.forecast
-    }
-
-    /// The next piece; `None` after `Done` or `Failed`.
-    pub async fn next(&mut self) -> Option<Piece> {
-        if matches!(self.ending, Ending::Open) {
-            let piece = self.next_of_engine().await;
-            if self.durable.is_none() || !matches!(piece, Some(Piece::Done { .. })) {
-                return piece;
-            }
-            // It stays here while its record is waited for: who drops this wait may come again.
-            self.ending = piece.map_or(Ending::Over, Ending::Last);
-        }
-        if let (Ending::Last(Piece::Done { .. }), Some(durable)) = (&self.ending, &mut self.durable)
-        {
-            let _ = durable.await;
-            self.durable = None;
-        }
-        match std::mem::replace(&mut self.ending, Ending::Over) {
-            Ending::Last(piece) => Some(piece),
-            Ending::Open | Ending::Over => None,
-        }
-    }
-
-    async fn next_of_engine(&mut self) -> Option<Piece> {
-        let mut event = self.events.recv().await;
-        if let Some(News::Started { queue }) = event {
-            self.started = Some(Instant::now());
-            self.queue = queue;
-            event = self.events.recv().await;
-        }
-        match event {
-            Some(News::Accepted(_) | News::Started { .. }) => {
-                unreachable!("each comes once, in order")
-            }
-            Some(News::Token(token)) => Some(self.text(token)),
-            Some(News::Ended(end)) => Some(self.end(end)),
-            None => {
-                self.ending = Ending::Over;
-                Some(Piece::Failed(Refusal::plain(
-                    RefusalKind::SlowConsumer,
-                    format!(
-                        "the reader fell {} tokens behind: read faster, or ask for fewer tokens",
-                        limits::STREAM_TOKENS_BUFFERED_MAX
-                    ),
-                )))
-            }
-        }
-    }
-
-    /// Waits for the engine's answer to the submission.
-    async fn wait_for_place(&mut self) -> Result<(), Refusal> {
-        match self.events.recv().await {
-            Some(News::Accepted(forecast)) => {
-                self.forecast = forecast;
-                Ok(())
-            }
-            Some(News::Ended(End {
-                outcome: Outcome::Overloaded { retry_after_ms },
-                ..
-            })) => {
-                self.cancel = None;
-                Err(overloaded(retry_after_ms))
-            }
-            Some(News::Ended(End {
-                outcome: Outcome::Deadline,
-                ..
-            })) => {
-                self.cancel = None;
-                Err(deadline(
-                    "its deadline cannot be met now: allow more time, or come back later",
-                ))
-            }
-            _ => {
-                let message = "the engine answered a submission with neither a place nor a refusal";
-                Err(Refusal::plain(RefusalKind::Internal, message))
-            }
-        }
-    }
-
-    /// Decodes a token and those that wait behind it.
-    fn text(&mut self, first: u32) -> Piece {
-        let tokenizer = &self.text.tokenizer;
-        self.first_token.get_or_insert_with(Instant::now);
-        let mut token_ids = vec![first];
-        let mut text = String::new();
-        let mut stopped = false;
-        let mut token = first;
-        loop {
-            self.completion_tokens += 1;
-            let piece = self.decoder.push(tokenizer, token);
-            if self.completion_tokens <= self.min_tokens {
-                // Too early to stop: what comes now is part of the answer whatever it says.
-                text.push_str(&piece);
-            } else {
-                let outcome = self.stop.push(&piece);
-                text.push_str(&outcome.emit);
-                stopped = outcome.stopped;
-            }
-            if stopped {
-                self.stop_here();
-                break;
-            }
-            match self.events.try_recv() {
-                Ok(News::Token(next)) => {
-                    token_ids.push(next);
-                    token = next;
-                }
-                Ok(News::Ended(end)) => {
-                    let last = self.end(end);
-                    if let Piece::Text { text: rest, .. } = last {
-                        text.push_str(&rest);
-                    } else {
-                        self.ending = Ending::Last(last);
-                    }
-                    break;
-                }
-                _ => break,
-            }
-        }
-        if let Some(told) = self.told.as_ref().filter(|_| !text.is_empty()) {
-            told.piece(self.arrived);
-        }
-        Piece::Text { text, token_ids }
-    }
-
-    /// The engine ended the request: what was held back comes out first, if there is any.
-    fn end(&mut self, end: End) -> Piece {
-        self.cancel = None;
-        let End {
-            outcome,
-            usage,
-            timings,
-            mean_nll,
-        } = end;
-        self.mean_nll = mean_nll;
-        let done = match outcome {
-            Outcome::Stop => Piece::Done {
-                finish: FinishReason::Stop,
-                usage,
-                timings,
-            },
-            Outcome::Length => Piece::Done {
-                finish: FinishReason::Length,
-                usage,
-                timings,
-            },
-            Outcome::Deadline => Piece::Failed(deadline(
-                "its deadline has passed before the answer was complete",
-            )),
-            Outcome::Form => Piece::Failed(Refusal::bad_request(
-                "response_format",
-                "its form cannot be followed further within this box's limits: take a simpler schema, with fewer \
-                 choices, shorter patterns or no lengths"
-                    .to_owned(),
-            )),
-            Outcome::Cancelled | Outcome::Overloaded { .. } => Piece::Failed(Refusal::plain(
-                RefusalKind::Internal,
-                "the request was cancelled by the box",
-            )),
-        };
-        let held_back = self.stop.push(&self.decoder.finish());
-        let text = held_back.emit + &self.stop.finish();
-        if text.is_empty() {
-            self.ending = Ending::Over;
-            return done;
-        }
-        self.ending = Ending::Last(done);
-        Piece::Text {
-            text,
-            token_ids: Vec::new(),
-        }
-    }
-
-    /// A stop string was met: the engine is told, and what it drew in the meantime is not shown.
-    /// The engine's own times would come a step late, so these are measured here.
-    fn stop_here(&mut self) {
-        if let Some(told) = &self.told {
-            told.stopped(self.completion_tokens);
-        }
-        if let Some(cancel) = self.cancel.take() {
-            cancel.send(Command::Cancel(self.id));
-        }
-        let usage = Usage {
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.completion_tokens,
-            cached_tokens: 0,
-        };
-        let now = Instant::now();
-        let first = self.first_token.unwrap_or(now);
-        let timings = Timings {
-            queue: self.queue,
-            prefill: self
-                .started
-                .map_or(Duration::ZERO, |started| first - started),
-            decode: now - first,
-            ..Timings::default()
-        };
-        let done = Piece::Done {
-            finish: FinishReason::Stop,
-            usage,
-            timings,
-        };
-        self.ending = Ending::Last(done);
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        if let Some(cancel) = self.cancel.take() {
-            cancel.send(Command::Cancel(self.id));
         }
     }
 }

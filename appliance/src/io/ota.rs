@@ -4,6 +4,7 @@ pub(crate) mod adding;
 pub mod client;
 pub mod download;
 pub(crate) mod host;
+mod housekeeping;
 pub mod metadata;
 pub(crate) mod opening;
 pub mod runner;

@@ -118,7 +118,7 @@ pub(crate) struct Box {
 pub(crate) struct Setup<'a> {
     /// `memory.limit`: at 520 MiB one demo model fits, at 2 GiB two do.
     pub(crate) limit: &'a str,
-    pub(crate) sequences: u32,
+    pub(crate) sequences: usize,
     /// Where releases come from; the store's own folder, if it is empty.
     pub(crate) source: String,
     /// Lines of its configuration, beginning in `models`.

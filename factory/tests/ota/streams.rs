@@ -225,7 +225,7 @@ fn change_under_streams(setup: &Setup<'_>, how: &str) {
 fn a_hundred_streams_do_not_notice_a_model_that_comes_beside() {
     let room = Setup {
         limit: "8GiB",
-        sequences: STREAMS as u32,
+        sequences: STREAMS,
         ..Setup::default()
     };
     change_under_streams(&room, "beside");
@@ -235,7 +235,7 @@ fn a_hundred_streams_do_not_notice_a_model_that_comes_beside() {
 fn a_hundred_streams_wait_for_a_model_that_comes_instead() {
     let room = Setup {
         limit: "2GiB",
-        sequences: STREAMS as u32,
+        sequences: STREAMS,
         ..Setup::default()
     };
     change_under_streams(&room, "instead");

@@ -126,6 +126,11 @@ impl Rollout {
         serde_json::to_vec_pretty(self).expect("strings, numbers and lists become JSON")
     }
 
+    /// Whether a manifest is one of those that it names.
+    pub fn wants(&self, manifest: &str) -> bool {
+        self.manifest == manifest || self.adapters.iter().any(|a| a.manifest == manifest)
+    }
+
     /// When a box may begin, by what it [drew](draw), seconds since 1970. `None`: no wave has it yet.
     pub fn not_before(&self, drawn: u32) -> Option<u64> {
         let mine = |wave: &&Wave| drawn < wave.percent * 100;

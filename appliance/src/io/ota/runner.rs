@@ -3,12 +3,12 @@
 //! One thread with a runtime of its own, since it reads and writes files at length. It decides nothing about requests:
 //! that is [`Host`]'s. Everything that must outlive it is in [`Slots`], before it is done.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use outstation_wire::hex::hex;
-use outstation_wire::release::{AdapterRelease, Index, Kind, Manifest, Rollout, draw};
+use outstation_wire::release::{Index, Kind, Manifest, Rollout, draw};
 use outstation_wire::uplink::ReleasePhase;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -179,7 +179,14 @@ impl<H: Host> Runner<H> {
         source: Shared,
         factory_time: watch::Receiver<Option<(u64, Instant)>>,
     ) -> std::io::Result<(Self, Handle)> {
+        let Opening {
+            mut disk, slots, ..
+        } = opening;
         let metadata = Folder::open(&settings.folder.join("tuf"))?;
+        // What the ring was to run when it was asked last.
+        let json = disk::contents(&mut disk, ROLLOUT, 1 << 20).ok().flatten();
+        let rollout = json.and_then(|json| Rollout::parse(&json).ok());
+        let rollout = rollout.filter(|rollout| rollout.ring == settings.ring);
         let (send, orders) = mpsc::channel(4);
         let (view, seen) = watch::channel(View::default());
         let mut pace = Pace::default();
@@ -188,15 +195,15 @@ impl<H: Host> Runner<H> {
             host,
             source,
             store: MetadataFolder::new(metadata),
-            disk: opening.disk,
-            slots: opening.slots,
+            disk,
+            slots,
             orders,
             view,
             factory_time,
             pace,
             started: Instant::now(),
             hurry: false,
-            rollout: None,
+            rollout,
             seen: Instant::now(),
             settings,
         };
@@ -216,8 +223,10 @@ impl<H: Host> Runner<H> {
         let mut backoff = Backoff::default();
         loop {
             let round = self.round().await;
-            // Who was in a hurry had this round.
-            self.hurry = false;
+            if !matches!(round, Ok(More::AtOnce)) {
+                // Who was in a hurry had this round.
+                self.hurry = false;
+            }
             let mut wait = self.settings.interval;
             match round {
                 Ok(more) => {
@@ -253,7 +262,25 @@ impl<H: Host> Runner<H> {
             self.slots.restart(&mut self.disk)?;
         }
         self.tidy()?;
-        let Looked::Follow(manifest, adapter) = self.look().await? else {
+        let looked = match self.look().await {
+            Ok(looked) => looked,
+            // What is whole needs nobody any more: a box that lost its line goes on.
+            Err(RoundError::Client(error)) => match self.waits() {
+                Some(manifest) => {
+                    tracing::warn!("models: {error}; what is here is tried");
+                    let name = self
+                        .slots
+                        .state()
+                        .candidate
+                        .as_ref()
+                        .map(|c| c.adapter.clone());
+                    Looked::Follow(Box::new(manifest), name.filter(|name| !name.is_empty()))
+                }
+                None => return Err(error.into()),
+            },
+            Err(error) => return Err(error),
+        };
+        let Looked::Follow(manifest, adapter) = looked else {
             return Ok(More::Later);
         };
         let adapter = adapter.as_deref();
@@ -276,7 +303,17 @@ impl<H: Host> Runner<H> {
             self.report("release.offered", &release, "");
         }
         if self.phase() == Some(Phase::Fetching) && self.may_fetch() {
-            self.fetch(&manifest).await?;
+            let mut orders = std::mem::replace(&mut self.orders, mpsc::channel(1).1);
+            // Who orders something does not wait for a download: it goes on after that, from the last chunk.
+            let ordered = tokio::select! {
+                fetched = self.fetch(&manifest) => fetched.map(|()| None),
+                Some(ordered) = orders.recv() => Ok(Some(ordered)),
+            };
+            self.orders = orders;
+            if let Some((order, answer)) = ordered? {
+                let _ = answer.send(self.obey(order).await);
+                return Ok(More::AtOnce);
+            }
         }
         if self.phase() == Some(Phase::Verified) && self.may_change_over() {
             match adapter {
@@ -288,6 +325,20 @@ impl<H: Host> Runner<H> {
             }
         }
         Ok(More::Later)
+    }
+
+    /// The manifest of a release that is whole and waits for its trial, as far as its ring was known last.
+    fn waits(&mut self) -> Option<Manifest> {
+        let candidate = self.slots.state().candidate.as_ref()?;
+        let rollout = self.rollout.as_ref()?;
+        if candidate.phase() != Phase::Verified || rollout.stop {
+            return None;
+        }
+        let digest: [u8; 32] = candidate.release().digest.clone().try_into().ok()?;
+        let json = disk::contents(&mut self.disk, &manifest_name(&digest), 1 << 20);
+        let manifest = Manifest::parse(&json.ok()??).ok()?;
+        let wanted = rollout.wants(&manifest.path());
+        (wanted && manifest.digest() == digest).then_some(manifest)
     }
 
     fn phase(&self) -> Option<Phase> {
@@ -329,9 +380,9 @@ impl<H: Host> Runner<H> {
         let told = *self.factory_time.borrow();
         seen.unix_ms = told.map_or(0, |(unix_ms, _)| unix_ms);
         let ring = Rollout::path_of(&self.settings.ring);
-        let rollout = releases.target(&ring).await?;
+        let json = releases.target(&ring).await?;
         let rollout =
-            Rollout::parse(&rollout).map_err(|error| RoundError::Document(error.to_string()))?;
+            Rollout::parse(&json).map_err(|error| RoundError::Document(error.to_string()))?;
         if rollout.ring != self.settings.ring {
             let why = format!("{ring} is about ring `{}`", rollout.ring);
             return Err(RoundError::Document(why));
@@ -345,6 +396,10 @@ impl<H: Host> Runner<H> {
         }
         seen.rollout = rollout.counter;
         self.slots.raise(&mut self.disk, &seen)?;
+        if self.rollout.as_ref() != Some(&rollout) {
+            disk::replace(&mut self.disk, ROLLOUT, &json)?;
+            self.seen = Instant::now();
+        }
         Ok((rollout, releases))
     }
 
@@ -355,9 +410,6 @@ impl<H: Host> Runner<H> {
         let stop = rollout.stop;
         let drawn = draw(&self.settings.appliance, &rollout.manifest);
         let not_before = rollout.not_before(drawn);
-        if self.rollout.as_ref().map(|rollout| rollout.counter) != Some(rollout.counter) {
-            self.seen = Instant::now();
-        }
         self.rollout = Some(rollout.clone());
         if self.displaces(&rollout)? {
             return Ok(Looked::Nothing);
@@ -407,11 +459,7 @@ impl<H: Host> Runner<H> {
         };
         let stop = rollout.stop;
         let release = candidate.release();
-        let path = Manifest::path_of(&release.name, release.release);
-        let is = |adapter: &AdapterRelease| {
-            adapter.name == candidate.adapter && adapter.manifest == path
-        };
-        let other = path != rollout.manifest && !rollout.adapters.iter().any(is);
+        let other = !rollout.wants(&Manifest::path_of(&release.name, release.release));
         if !other && !stop {
             return Ok(false);
         }
@@ -572,78 +620,6 @@ impl<H: Host> Runner<H> {
         Ok(())
     }
 
-    /// Digests of whole models on this disk.
-    fn kept(&self) -> Vec<[u8; 32]> {
-        let state = self.slots.state();
-        let adapters = state.adapters.iter().filter_map(|a| a.release.as_ref());
-        let kept = state.committed.iter().chain(&state.previous);
-        kept.chain(adapters)
-            .filter_map(|release| release.digest.clone().try_into().ok())
-            .collect()
-    }
-
-    /// Room for the file and the reserve: what could be gone back to is given up for it, if that is enough.
-    fn make_room(&mut self, manifest: &Manifest) -> Result<(), RoundError> {
-        let [part, _, _] = names(&manifest.digest());
-        if self.disk.open(&part).is_ok() {
-            return Ok(());
-        }
-        let wanted = manifest.file.bytes + self.settings.reserve_bytes;
-        if free_bytes(&self.settings.folder) >= wanted {
-            return Ok(());
-        }
-        if let Some(previous) = self.slots.state().previous.clone() {
-            let [_, _, name] = names(&previous.digest.clone().try_into().unwrap_or_default());
-            self.slots.forget_previous(&mut self.disk)?;
-            let _ = self.disk.remove(&name);
-            self.disk.sync_folder()?;
-        }
-        if free_bytes(&self.settings.folder) >= wanted {
-            return Ok(());
-        }
-        let why = format!(
-            "{} needs {}, and {} must stay free: make room in {}",
-            manifest.path(),
-            crate::config::ByteSize(manifest.file.bytes),
-            crate::config::ByteSize(self.settings.reserve_bytes),
-            self.settings.folder.display()
-        );
-        Err(RoundError::Document(why))
-    }
-
-    /// Removes files that belong to nothing.
-    fn tidy(&mut self) -> Result<(), RoundError> {
-        let mut stale = Vec::new();
-        let slots = &self.slots;
-        let state = slots.state();
-        let known: Vec<String> = state
-            .committed
-            .iter()
-            .chain(&state.previous)
-            .chain(state.candidate.iter().map(Candidate::release))
-            .chain(state.adapters.iter().filter_map(|a| a.release.as_ref()))
-            .map(Release::stem)
-            .collect();
-        self.disk.list(&mut |name, _| {
-            if let Some((stem, end)) = name.split_once('.')
-                && ["part", "map", "gguf", "index", "json"].contains(&end)
-                && stem.len() == 32
-                && !known.iter().any(|known| known == stem)
-            {
-                stale.push(name.to_owned());
-            }
-        })?;
-        // Maps before parts, so that none outlives its part.
-        stale.sort_by_key(|name| name.rsplit_once('.').map(|(_, end)| end != "map"));
-        for name in &stale {
-            self.disk.remove(name)?;
-        }
-        if !stale.is_empty() {
-            self.disk.sync_folder()?;
-        }
-        Ok(())
-    }
-
     pub(super) fn reject(&mut self, unfit: &Unfit) -> Result<(), SlotError> {
         self.slots.reject(&mut self.disk, unfit.reason, &unfit.text)
     }
@@ -737,10 +713,8 @@ impl<H: Host> Runner<H> {
     }
 }
 
+/// The ring's rollout as it was verified last.
+const ROLLOUT: &str = "rollout.json";
+
 /// No clock is right that is before this: 2026-11-01.
 const BUILT_UNIX_MS: u64 = 1_793_491_200_000;
-
-/// Bytes that are free for this user in a folder.
-fn free_bytes(folder: &Path) -> u64 {
-    rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-}

@@ -139,10 +139,7 @@ pub(super) fn for_factory(state: &State, rollout: Option<&Rollout>) -> (String, 
     let is =
         |release: &Release| Manifest::path_of(&release.name, release.release) == rollout.manifest;
     let path = |release: &Release| Manifest::path_of(&release.name, release.release);
-    let wants = |release: &Release| {
-        let path = path(release);
-        path == rollout.manifest || rollout.adapters.iter().any(|a| a.manifest == path)
-    };
+    let wants = |release: &Release| rollout.wants(&path(release));
     let rejected = |release: &Option<Release>| release.as_ref().is_some_and(wants);
     let has = |adapter: &AdapterRelease| {
         let served = state.adapter(&adapter.name);
