@@ -154,7 +154,7 @@ fn tempt_with_all(setup: &Setup<'_>, canary: &str, too_large: Option<&[u8]>) {
     assert!(why.contains("is no number"), "{why}");
     if let Some(too_large) = too_large {
         let why = tempter.tempt("too large", too_large, Some(&good), &usual);
-        assert!(why.contains("memory.limit"), "{why}");
+        assert!(why.contains("the limit is 520.0 MiB"), "{why}");
     }
     let frozen = freeze_the_next_self_test(running.child.id());
     let soon = format!("{usual} --gate-load-s-max 3");

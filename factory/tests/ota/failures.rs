@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use outstation::generate::{self, Mix, ModelSpec, Shape};
 
-use crate::rig::{Box, Factory, Setup};
+use crate::rig::{Box, Factory, Setup, ask};
 
 const SOON: &str = "--soak 1s";
 
@@ -141,6 +141,80 @@ fn a_stop_ends_a_trial_under_way() {
     }
 }
 
+/// A box that lost its line goes on with what is whole: here it waits for its hour, and its source is gone then.
+#[test]
+fn what_is_whole_is_tried_without_its_source() {
+    let factory = Factory::new();
+    factory.publish(&generate::demo(2), None);
+    // An hour that is not now.
+    let hour = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        / 3600
+        % 24;
+    let (from, to) = ((hour + 10) % 24, (hour + 12) % 24);
+    factory.rollout(1, &format!("{SOON} --window {from:02}:00-{to:02}:00"));
+    let state = tempfile::tempdir().unwrap();
+    let running = Box::start(&factory, state.path(), &Setup::default());
+    running.until("whole", |models| models["candidate"]["phase"] == "verified");
+    running.kill();
+    let setup = Setup {
+        source: factory.path("nothing-here").display().to_string(),
+        ..Setup::default()
+    };
+    let running = Box::start(&factory, state.path(), &setup);
+    running.until("out of its line", |models| {
+        models["candidate"]["phase"] == "verified" && !models["trouble"].is_null()
+    });
+    let (status, body) = ask(running.http, "POST", "/models/trial", "").unwrap();
+    assert_eq!(status, 200, "{body}");
+    running.until_committed("site@1");
+}
+
+#[test]
+fn an_order_interrupts_a_download() {
+    let factory = Factory::new();
+    factory.publish(&long(), None);
+    factory.rollout(1, SOON);
+    let state = tempfile::tempdir().unwrap();
+    let setup = Setup {
+        limit: "2GiB",
+        more: "bytes_per_s_max = '1MiB'",
+        ..Setup::default()
+    };
+    let running = Box::start(&factory, state.path(), &setup);
+    running.until("under way", |models| {
+        models["candidate"]["bytes_there"].as_u64() > Some(0)
+    });
+    let (status, body) = ask(running.http, "POST", "/models/pin", "").unwrap();
+    assert_eq!(status, 200, "{body}");
+    let models = running.models();
+    assert_eq!(models["pinned"], true, "{models}");
+    let there = models["candidate"]["bytes_there"].as_u64().unwrap();
+    let (status, body) = ask(running.http, "POST", "/models/unpin", "").unwrap();
+    assert_eq!(status, 200, "{body}");
+    running.until("further", |models| {
+        models["candidate"]["bytes_there"].as_u64() > Some(there)
+    });
+}
+
+/// A model whose file takes a while.
+fn long() -> Vec<u8> {
+    generate::bytes(&ModelSpec {
+        context: 4096,
+        ..ModelSpec::new(
+            Shape {
+                name: "long",
+                layers: 32,
+                ..Shape::ALL[6].clone()
+            },
+            Mix::Q8_0,
+            9,
+        )
+    })
+}
+
 /// A web server for static files, with ranges, that counts what it gives out of packs.
 fn web(folder: PathBuf) -> (String, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -200,7 +274,7 @@ fn answer(connection: &TcpStream, folder: &Path, sent: &AtomicU64) -> std::io::R
             if path.contains("packs/") {
                 sent.fetch_add(wanted as u64, Ordering::Relaxed);
                 // 4 MB a second: a line that is slow enough to be cut in the middle.
-                std::thread::sleep(Duration::from_millis(4));
+                std::thread::park_timeout(Duration::from_millis(4));
             }
         }
     }
@@ -212,18 +286,7 @@ fn answer(connection: &TcpStream, folder: &Path, sent: &AtomicU64) -> std::io::R
 fn a_download_goes_on_after_twenty_cuts() {
     const CUTS: u64 = 20;
     let factory = Factory::new();
-    let model = generate::bytes(&ModelSpec {
-        context: 4096,
-        ..ModelSpec::new(
-            Shape {
-                name: "long",
-                layers: 32,
-                ..Shape::ALL[6].clone()
-            },
-            Mix::Q8_0,
-            9,
-        )
-    });
+    let model = long();
     factory.publish(&model, None);
     factory.rollout(1, SOON);
     let (source, sent) = web(factory.path("factory-store/ota"));

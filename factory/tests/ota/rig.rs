@@ -95,8 +95,11 @@ pub(crate) fn said(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The box's program, which cargo puts beside the factory's.
+/// The box's program, which cargo puts beside the factory's; another one, like a release build's, for figures.
 pub(crate) fn outstation() -> Command {
+    if let Some(program) = std::env::var_os("BOX_PROGRAM") {
+        return Command::new(program);
+    }
     let beside = Path::new(env!("CARGO_BIN_EXE_outstation-factory")).with_file_name("outstation");
     assert!(
         beside.exists(),

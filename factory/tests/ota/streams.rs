@@ -165,7 +165,7 @@ impl Streams {
 /// What each stream is answered by the model that serves.
 fn alone(running: &Box) -> HashMap<usize, String> {
     let streams = Streams::start(running);
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::park_timeout(Duration::from_secs(1));
     streams
         .end()
         .into_iter()
@@ -191,7 +191,7 @@ fn change_under_streams(setup: &Setup<'_>, how: &str) {
     let before = alone(&running);
     factory.publish(&generate::demo(3), None);
     let quiet = Streams::start(&running);
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::park_timeout(Duration::from_secs(3));
     let quiet = quiet.end();
     let streams = Streams::start(&running);
     factory.rollout(2, lenient);

@@ -1,4 +1,4 @@
-//! Adapters of a ring: each is fetched, tested on the model that serves, and served beside the others, and nobody waits.
+//! Adapters of a ring: each is fetched, tested on the model that serves, and served beside the others; nobody waits.
 
 use std::path::PathBuf;
 

@@ -262,12 +262,13 @@ impl<H: Host> Runner<H> {
             self.slots.restart(&mut self.disk)?;
         }
         self.tidy()?;
+        let mut alone = None;
         let looked = match self.look().await {
             Ok(looked) => looked,
             // What is whole needs nobody any more: a box that lost its line goes on.
             Err(RoundError::Client(error)) => match self.waits() {
                 Some(manifest) => {
-                    tracing::warn!("models: {error}; what is here is tried");
+                    alone = Some(error);
                     let name = self
                         .slots
                         .state()
@@ -283,6 +284,10 @@ impl<H: Host> Runner<H> {
         let Looked::Follow(manifest, adapter) = looked else {
             return Ok(More::Later);
         };
+        if self.slots.state().pinned {
+            // What is under way waits where it is.
+            return Ok(More::Later);
+        }
         let adapter = adapter.as_deref();
         let release = Release::of(&manifest);
         if self.slots.state().candidate.is_none() {
@@ -324,7 +329,7 @@ impl<H: Host> Runner<H> {
                 return Ok(More::AtOnce);
             }
         }
-        Ok(More::Later)
+        alone.map_or(Ok(More::Later), |error| Err(error.into()))
     }
 
     /// The manifest of a release that is whole and waits for its trial, as far as its ring was known last.
