@@ -18,6 +18,7 @@ mod ask;
 mod bench;
 mod enrol;
 mod exit;
+mod keys;
 mod load;
 mod logging;
 mod models;
@@ -61,6 +62,8 @@ enum Command {
     Status(status::StatusArgs),
     /// The models of a running box: what serves, what is on its way, and what to do with it.
     Models(models::ModelsArgs),
+    /// The keys of apps that may ask a box over HTTP.
+    Keys(keys::KeysArgs),
     /// Write down what a model says of prompts, for its manifest.
     Golden(trial::GoldenArgs),
     /// Load and test a model as a serving box does before it tries it.
@@ -135,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Enrol(args) => enrol::enrol(&args),
         Command::Status(args) => status::status(&args),
         Command::Models(args) => models::models(&args),
+        Command::Keys(args) => keys::keys(&args),
         Command::Golden(args) => trial::golden(&args),
         Command::Try(args) => trial::try_model(&args),
     };

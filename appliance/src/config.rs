@@ -2,6 +2,7 @@
 //!
 //! This is the validated result and the list of known keys; `cli::settings` reads the sources.
 
+mod access;
 mod energy;
 mod models;
 
@@ -17,6 +18,7 @@ use crate::scheduler::pace::Targets;
 use crate::spool::{Quotas, SpoolLimits};
 use crate::upload::{RATE_MIN, Window};
 
+pub use access::AccessConfig;
 pub use energy::{EnergyConfig, MeterChoice};
 pub use models::ModelsConfig;
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub models: ModelsConfig,
     /// How it measures what it takes.
     pub energy: EnergyConfig,
+    /// Who may come in.
+    pub access: AccessConfig,
 }
 
 /// What is served.
@@ -375,7 +379,7 @@ fn window(key: &'static str, text: Option<&str>) -> Result<Option<Window>, Confi
 }
 
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 52] = [
+pub const KEYS: [&str; 57] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -428,6 +432,11 @@ pub const KEYS: [&str; 52] = [
     "models.bytes_per_s_max",
     "models.window",
     "models.reserve",
+    "models.resident",
+    "access.keys",
+    "access.certificate",
+    "access.private_key",
+    "access.client_authority",
 ];
 
 /// Context that is reserved when nobody asks for another.
@@ -485,14 +494,15 @@ pub enum ConfigError {
     },
     /// A public address without anything that says who may come in.
     #[error(
-        "`{key}` is {address}, which others can reach, but no credentials are configured: listen on 127.0.0.1 or [::1] \
-         (client certificates and API keys come with the appliance issue)"
+        "`{key}` is {address}, which others can reach: {what}, or listen on 127.0.0.1 or [::1]"
     )]
     OpenToAll {
         /// Which.
         key: &'static str,
         /// As written.
         address: SocketAddr,
+        /// What is missing, and how to add it.
+        what: &'static str,
     },
 }
 
@@ -591,15 +601,7 @@ impl Config {
             return Err(ConfigError::StepBelowSequences { step, sequences });
         }
         self.check_adapters().and_then(|()| self.check_watchers())?;
-        for (key, address) in [
-            ("listen.quic", self.listen.quic),
-            ("listen.http", self.listen.http),
-        ] {
-            if !address.ip().to_canonical().is_loopback() {
-                return Err(ConfigError::OpenToAll { key, address });
-            }
-        }
-        Ok(())
+        self.access.check(&self.listen)
     }
 }
 

@@ -4,6 +4,7 @@
     reason = "the clock, files and threads that the cores may not touch are handled here"
 )]
 
+pub mod access;
 pub mod adapters;
 mod board;
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod ota;
 pub mod quic;
 pub mod spool_link;
 pub mod spool_thread;
+pub mod systemd;
 pub mod tls;
 pub mod uplink;
 pub mod weights;

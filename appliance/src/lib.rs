@@ -9,6 +9,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod adapter;
 pub mod budget;
 #[cfg(feature = "io")]

@@ -129,6 +129,29 @@ pub enum Class {
     Batch,
 }
 
+impl Class {
+    /// All, the least patient first.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Standard, Self::Batch];
+
+    /// Its name in records, settings and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Standard => "standard",
+            Self::Batch => "batch",
+        }
+    }
+}
+
+impl std::str::FromStr for Class {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|class| class.name() == name);
+        found.ok_or_else(|| format!("`{name}` is no class: interactive, standard and batch are"))
+    }
+}
+
 /// Who shares beginnings of prompts, and gets a fair part of the box: 0 is everybody who did not say who they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Tenant(pub u64);
@@ -139,6 +162,11 @@ impl Tenant {
         let digest = blake3::derive_key("outstation tenant of a credential", credential);
         let number = u64::from_le_bytes(*digest.first_chunk().expect("a digest has 32 bytes"));
         Self(number.max(1))
+    }
+
+    /// A tenant that an operator gave a name, in keys or certificates.
+    pub fn named(name: &str) -> Self {
+        Self::of_credential(format!("tenant {name}").as_bytes())
     }
 
     /// Its name in records and in the configuration.

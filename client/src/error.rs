@@ -55,6 +55,15 @@ pub enum ClientError {
         /// What TLS says.
         reason: String,
     },
+    /// The server wants to know who asks.
+    #[error(
+        "the box does not know this client ({reason}): show it a certificate that its authority signed \
+         (`ask --certificate FILE --key FILE`)"
+    )]
+    Unknown {
+        /// What TLS says.
+        reason: String,
+    },
     /// The connection ended; every request on it ends with this.
     #[error("the connection is lost: {0}; connect again")]
     Lost(ConnectionError),
@@ -147,6 +156,14 @@ impl ClientError {
                 code: close_code_name(close.error_code),
                 reason: String::from_utf8_lossy(&close.reason).into_owned(),
             },
+            // In TLS 1.3 the client is done before the server has looked at its certificate.
+            ConnectionError::ConnectionClosed(close)
+                if (TLS_ALERTS_START..TLS_ALERTS_END).contains(&u64::from(close.error_code)) =>
+            {
+                Self::Unknown {
+                    reason: String::from_utf8_lossy(&close.reason).into_owned(),
+                }
+            }
             other => Self::Lost(other),
         }
     }

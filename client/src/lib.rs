@@ -42,4 +42,4 @@ pub use outstation_wire::frame::{
     LogitBias, Prompt, Sampling, TimingsMicros, TokenIds, Usage,
 };
 pub use session::{ClientOptions, SegmentationOffload, Session};
-pub use trust::Trust;
+pub use trust::{ClientIdentity, Trust};

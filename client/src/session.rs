@@ -10,7 +10,7 @@ use quinn::{Connection, Endpoint, TransportConfig, VarInt};
 use tokio::sync::{mpsc, watch};
 
 use crate::control::{self, ServerState};
-use crate::{ClientError, Generation, Trust};
+use crate::{ClientError, ClientIdentity, Generation, Trust};
 
 /// Silence after which a connection is given up (P-20).
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,6 +25,8 @@ pub struct ClientOptions {
     /// Silence within an answer after which the server is pinged (P-20), which bounds the stall when a NAT forgets the
     /// way back. Default: 250 ms. Cost: one packet each way for each such silence of each open answer.
     pub ping_after: Duration,
+    /// Who this is, for boxes that ask for a certificate. Default: nobody.
+    pub identity: Option<ClientIdentity>,
     /// Default: off. A prompt is small, and some interfaces fail on their first batch.
     pub segmentation_offload: SegmentationOffload,
 }
@@ -44,6 +46,7 @@ impl Default for ClientOptions {
             agent: concat!("outstation-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(5),
             ping_after: Duration::from_millis(250),
+            identity: None,
             segmentation_offload: SegmentationOffload::Off,
         }
     }
@@ -209,11 +212,20 @@ fn client_config(
     options: &ClientOptions,
 ) -> Result<quinn::ClientConfig, ClientError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("aws-lc-rs has TLS 1.3")
-        .with_root_certificates(trust.into_roots()?)
-        .with_no_client_auth();
+        .with_root_certificates(trust.into_roots()?);
+    let mut tls = match &options.identity {
+        None => tls.with_no_client_auth(),
+        Some(identity) => {
+            let (chain, key) = identity.parts();
+            tls.with_client_auth_cert(chain, key)
+                .map_err(|error| ClientError::Trust {
+                    what: format!("a certificate and a key that do not go together ({error})"),
+                })?
+        }
+    };
     tls.alpn_protocols = vec![ALPN.to_vec()]; // P-1
     let tls =
         QuicClientConfig::try_from(tls).expect("aws-lc-rs has the suite of QUIC's first packets");

@@ -1,10 +1,33 @@
 //! Whom a client believes to be its outstation.
 
+use std::sync::Arc;
+
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::ClientError;
+
+/// Who the client is, for boxes that ask for a certificate.
+#[derive(Debug, Clone)]
+pub struct ClientIdentity(Arc<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>);
+
+impl ClientIdentity {
+    /// A certificate chain, leaf first, and its key, both PEM.
+    ///
+    /// **Errors**: either has not what it should.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, ClientError> {
+        let Trust::Roots(chain) = Trust::from_pem(chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| ClientError::Trust {
+            what: format!("a private key that cannot be read ({error})"),
+        })?;
+        Ok(Self(Arc::new((chain, key))))
+    }
+
+    pub(crate) fn parts(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (self.0.0.clone(), self.0.1.clone_key())
+    }
+}
 
 /// Whom to trust. There is no way to trust everybody.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@
     reason = "tests have files, a clock and processes, and fail by panicking"
 )]
 
+mod access;
 mod answers;
 mod bad_input;
 mod energy;
@@ -15,3 +16,4 @@ mod privacy;
 mod sdk;
 mod server;
 mod shutdown;
+mod systemd;

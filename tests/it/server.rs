@@ -32,7 +32,9 @@ impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = outstation()
-            .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .arg("serve")
+            .args(loopback(arguments, "--listen"))
+            .args(loopback(arguments, "--http"))
             .args(arguments)
             .env("XDG_RUNTIME_DIR", folder.path())
             .stdout(Stdio::piped())
@@ -79,14 +81,14 @@ impl Server {
 
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        let mut kill = Command::new("kill");
+        assert!(kill.args([signal, &pid]).status().unwrap().success());
     }
 
     /// Waits for the end, and returns exit code and the rest of what it printed.
@@ -128,6 +130,14 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A port of loopback, unless the test says another address.
+fn loopback<'a>(arguments: &[&str], flag: &'a str) -> Vec<&'a str> {
+    if arguments.contains(&flag) {
+        return Vec::new();
+    }
+    vec![flag, "127.0.0.1:0"]
 }
 
 /// A GET, as status code and body.

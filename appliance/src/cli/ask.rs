@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use outstation_client::{
-    Chat, ChatMessage, Class, ClientError, ClientOptions, Done, ErrorCode, Event, Generate,
-    Generation, Prompt, Sampling, Session, Trust,
+    Chat, ChatMessage, Class, ClientError, ClientIdentity, ClientOptions, Done, ErrorCode, Event,
+    Generate, Generation, Prompt, Sampling, Session, Trust,
 };
 
 use super::exit::{self, Failure};
@@ -28,6 +28,12 @@ pub(super) struct AskArgs {
     /// PEM file of the certificate to trust. Default: the one that a box on this machine leaves for it.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// PEM file of this client's certificate, for boxes that ask for one.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// PEM file of its private key.
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
     /// Name of the model; the box's own choice without it.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -81,7 +87,11 @@ pub(super) fn ask(args: &AskArgs) -> Result<(), Failure> {
 
 async fn ask_box(args: &AskArgs, host: &str, port: u16, trust: Trust) -> Result<(), Failure> {
     let address = resolve(host, port).await?;
-    let session = Session::connect(address, host, trust, ClientOptions::default())
+    let options = ClientOptions {
+        identity: identity(args.certificate.as_deref(), args.key.as_deref())?,
+        ..ClientOptions::default()
+    };
+    let session = Session::connect(address, host, trust, options)
         .await
         .map_err(|e| failure(&e))?;
     let sent = Instant::now();
@@ -236,6 +246,26 @@ fn trust(ca: Option<&Path>, port: u16) -> Result<Trust, Failure> {
     };
     Trust::from_pem(&pem)
         .map_err(|e| Failure::new(exit::BAD_INPUT, e.to_string()).at(path.display()))
+}
+
+fn identity(
+    certificate: Option<&Path>,
+    key: Option<&Path>,
+) -> Result<Option<ClientIdentity>, Failure> {
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        return Ok(None);
+    };
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|e| {
+            Failure::new(
+                exit::BAD_INPUT,
+                format!("cannot read {}: {e}", path.display()),
+            )
+        })
+    };
+    ClientIdentity::from_pem(&read(certificate)?, &read(key)?)
+        .map(Some)
+        .map_err(|e| Failure::new(exit::BAD_INPUT, e.to_string()).at(certificate.display()))
 }
 
 fn failure(error: &ClientError) -> Failure {

@@ -8,6 +8,13 @@ use crate::config::{Config, check_key};
 
 /// Reads all sources and checks what needs no model.
 pub(super) fn read(args: &ServeArgs) -> Result<Config, Failure> {
+    let config = read_unchecked(args)?;
+    config.check()?;
+    Ok(config)
+}
+
+/// Reads all sources, for who only wants to know where things are.
+pub(super) fn read_unchecked(args: &ServeArgs) -> Result<Config, Failure> {
     let bad = |error: config::ConfigError| Failure::new(exit::CONFIG, error.to_string());
     let mut sources = config::Config::builder();
     if let Some(path) = &args.config {
@@ -31,7 +38,6 @@ pub(super) fn read(args: &ServeArgs) -> Result<Config, Failure> {
     }
     let mut config: Config = merged.try_deserialize().map_err(bad)?;
     apply_flags(&mut config, args);
-    config.check()?;
     Ok(config)
 }
 

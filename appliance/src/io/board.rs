@@ -12,6 +12,7 @@ use crate::station::StepTotals;
 #[derive(Debug, Default)]
 pub struct Board {
     ready: AtomicBool,
+    beats: AtomicU64,
     sequences: AtomicU64,
     queued: AtomicU64,
     kv_blocks_free: AtomicU64,
@@ -69,6 +70,16 @@ pub struct BoardReading {
 impl Board {
     pub(super) fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
+    }
+
+    /// The engine's loop went round.
+    pub(super) fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Release);
+    }
+
+    /// Rounds of the engine's loop: ten a second at least, unless a step takes longer.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Acquire)
     }
 
     pub(super) fn publish(&self, occupancy: Occupancy, totals: StepTotals) {

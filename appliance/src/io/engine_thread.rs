@@ -180,6 +180,7 @@ impl<E: Engine> EngineLoop<E> {
         let guard = heap::guard();
         heap::arm(ON_HEAP_USE);
         while !self.stop.load(Ordering::Acquire) {
+            self.board.beat();
             self.collect();
             self.take_requests();
             let outcome = self.step();

@@ -216,6 +216,11 @@ impl Gateway {
         self.shared.changing.try_read().is_err()
     }
 
+    /// Rounds of the engine's loop: they go on as long as it does.
+    pub fn beats(&self) -> u64 {
+        self.shared.board.beats()
+    }
+
     /// Numbers for status.
     pub fn status(&self) -> Status {
         Status {

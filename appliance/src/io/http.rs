@@ -12,6 +12,7 @@
 mod answer;
 mod api;
 mod backend;
+mod entry;
 mod feedback;
 pub mod openai;
 
@@ -22,12 +23,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use self::entry::Peer;
+use super::access::Door;
 
 pub use api::{BODIES_MAX, BODY_BYTES_MAX, router};
 pub use backend::{Answer, Backend, Heard};
@@ -50,15 +58,37 @@ const _: () = assert!(BODY_BYTES_MAX as u64 == crate::budget::HTTP_BODY_BYTES);
 /// The listening side: accepts until closed.
 pub struct Server {
     closing: watch::Sender<bool>,
+    tls: watch::Sender<Option<Arc<rustls::ServerConfig>>>,
     accepting: JoinHandle<()>,
 }
 
 impl Server {
-    /// Serves `backend` on a socket that listens, on the current runtime.
-    pub fn start<B: Backend>(listener: TcpListener, backend: B) -> Server {
+    /// Serves `backend` on a socket that listens, on the current runtime, to those whom `door` lets in. With `tls`
+    /// others than this machine must speak it.
+    pub fn start<B: Backend>(
+        listener: TcpListener,
+        backend: B,
+        door: Door,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Server {
         let (closing, closed) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, router(backend), closed));
-        Server { closing, accepting }
+        let (tls, tls_now) = watch::channel(tls);
+        let accept = Accept {
+            router: router(backend, door),
+            tls: tls_now,
+            closed,
+        };
+        let accepting = tokio::spawn(accept.run(listener));
+        Server {
+            closing,
+            tls,
+            accepting,
+        }
+    }
+
+    /// Shows another certificate from the next connection on.
+    pub fn reload(&self, tls: Option<Arc<rustls::ServerConfig>>) {
+        self.tls.send_replace(tls);
     }
 
     /// Takes no more connections, lets answers under way end, and returns when all are gone.
@@ -68,50 +98,110 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, mut closed: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await.expect("never closed");
-            (place, listener.accept().await)
-        };
-        tokio::select! {
-            _ = closed.changed() => break,
-            Some(_) = connections.join_next() => {}
-            (place, accepted) = next => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone(), closed.clone(), place));
-                }
-                Err(error) => {
-                    // Out of file descriptors, mostly: others must end first.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
+struct Accept {
+    router: Router,
+    tls: watch::Receiver<Option<Arc<rustls::ServerConfig>>>,
+    closed: watch::Receiver<bool>,
+}
+
+impl Accept {
+    async fn run(mut self, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        loop {
+            let next = async {
+                let place = places.clone().acquire_owned().await.expect("never closed");
+                (place, listener.accept().await)
+            };
+            tokio::select! {
+                _ = self.closed.changed() => break,
+                Some(_) = connections.join_next() => {}
+                (place, accepted) = next => match accepted {
+                    Ok((stream, peer)) => {
+                        let tls = self.tls.borrow().clone();
+                        let (router, closed) = (self.router.clone(), self.closed.clone());
+                        connections.spawn(connection(stream, Peer(peer), tls, router, closed, place));
+                    }
+                    Err(error) => {
+                        // Out of file descriptors, mostly: others must end first.
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
         }
-    }
-    drop(listener);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(CLOSE_DEADLINE, all).await.is_err() {
-        tracing::warn!("HTTP answers were cut off after {CLOSE_DEADLINE:?}");
+        drop(listener);
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_DEADLINE, all).await.is_err() {
+            tracing::warn!("HTTP answers were cut off after {CLOSE_DEADLINE:?}");
+        }
     }
 }
 
+/// The first byte of a TLS handshake; no method of HTTP begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 async fn connection(
     stream: TcpStream,
+    peer: Peer,
+    tls: Option<Arc<rustls::ServerConfig>>,
     router: Router,
-    mut closed: watch::Receiver<bool>,
+    closed: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,
 ) {
     // Tokens are small and each is wanted at once.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_DEADLINE));
+    let Some(tls) = tls else {
+        return converse(stream, peer, router, closed).await;
+    };
+    let mut first = [0];
+    let Ok(Ok(_)) = tokio::time::timeout(HEAD_DEADLINE, stream.peek(&mut first)).await else {
+        return;
+    };
+    if first[0] == TLS_HANDSHAKE {
+        let handshake = TlsAcceptor::from(tls).accept(stream);
+        match tokio::time::timeout(HEAD_DEADLINE, handshake).await {
+            Ok(Ok(stream)) => converse(stream, peer, router, closed).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    } else if peer.is_here() {
+        // `status` and `models` on this machine need no certificate.
+        converse(stream, peer, router, closed).await;
+    } else {
+        let _ = tokio::time::timeout(UNREAD_DEADLINE, refuse_clear(stream)).await;
+    }
+}
+
+/// Says that it must be TLS, and lets the other side finish, so that it reads that.
+async fn refuse_clear(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(SPEAK_TLS).await?;
+    stream.shutdown().await?;
+    let mut rest = stream.take(BODY_BYTES_MAX as u64);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+/// To those who send a key in the clear.
+const SPEAK_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\
+    content-length: 40\r\n\r\nthis port speaks TLS: write https://...\n";
+
+async fn converse<S>(stream: S, peer: Peer, router: Router, mut closed: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(CONNECTION_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,

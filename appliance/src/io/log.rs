@@ -33,8 +33,7 @@ use crate::flag::{
 };
 use crate::redact::{RULES_VERSION, Redactor};
 use crate::request::{
-    Class, GenerateRequest, Prompt, Refusal, RefusalKind, Submission, Tenant, Timings, Transport,
-    Usage,
+    GenerateRequest, Prompt, Refusal, RefusalKind, Submission, Tenant, Timings, Transport, Usage,
 };
 use crate::sampler::splitmix;
 use crate::scheduler::Outcome;
@@ -631,12 +630,7 @@ fn describe(
             Transport::Quic => "quic",
         }
         .to_owned(),
-        class: match request.class {
-            Class::Interactive => "interactive",
-            Class::Standard => "standard",
-            Class::Batch => "batch",
-        }
-        .to_owned(),
+        class: request.class.name().to_owned(),
         parameters: Some(Parameters {
             temperature: sampling.temperature,
             top_k: sampling.top_k,

@@ -19,12 +19,14 @@ use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
     Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::ladder::{Ladder, Step};
 use super::gateway::Gateway;
-use super::tls::Identity;
+use super::tls::{self, Clients, Identity};
+use crate::request::Tenant;
 
 mod answer;
 mod connection;
@@ -112,6 +114,13 @@ impl Server {
     /// Where it listens.
     pub fn local_address(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// Shows another certificate, and believes other authorities, from the next connection on.
+    pub fn reload(&self, identity: &Identity) -> Result<(), QuicError> {
+        self.endpoint
+            .set_server_config(Some(server_config(identity)?));
+        Ok(())
     }
 
     /// Takes no new connections or requests, and says so to those that are there (P-19). Each connection closes when
@@ -236,8 +245,19 @@ async fn serve(
         );
         return;
     }
-    let reason = connection::run(connection, gateway, drain).await;
+    let tenant = tenant(&connection);
+    let reason = connection::run(connection, gateway, tenant, drain).await;
     tracing::debug!(%remote, %reason, "connection ended");
+}
+
+/// Who asks: the name in a client's certificate, which its authority vouches for.
+fn tenant(connection: &quinn::Connection) -> Tenant {
+    let name = || {
+        let chain = connection.peer_identity()?;
+        let chain = chain.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        tls::common_name(chain.first()?)
+    };
+    name().map_or(Tenant::default(), |name| Tenant::named(&name))
 }
 
 fn protocol(connection: &quinn::Connection) -> Option<Vec<u8>> {
@@ -253,12 +273,7 @@ fn code(code: CloseCode) -> VarInt {
 }
 
 fn server_config(identity: &Identity) -> Result<ServerConfig, QuicError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
-    tls.alpn_protocols = vec![ALPN.to_vec()]; // P-1
+    let tls = identity.server_config(ALPN, Clients::Certified)?; // P-1
     let tls =
         QuicServerConfig::try_from(tls).expect("aws-lc-rs has the suite of QUIC's first packets");
     let mut config = ServerConfig::with_crypto(Arc::new(tls));

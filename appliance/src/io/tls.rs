@@ -4,9 +4,15 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::config::AccessConfig;
 
 /// A certificate chain and its key.
 pub struct Identity {
@@ -14,8 +20,10 @@ pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's key.
     pub key: PrivateKeyDer<'static>,
-    /// The leaf in PEM, for clients to trust.
-    pub certificate_pem: String,
+    /// The leaf in PEM, for clients to trust; nothing where it came from files.
+    pub certificate_pem: Option<String>,
+    /// Authorities of clients, where those need a certificate.
+    pub clients: Option<Vec<CertificateDer<'static>>>,
 }
 
 /// Why there is no certificate.
@@ -24,6 +32,14 @@ pub enum IdentityError {
     /// Making it failed.
     #[error("cannot make the loopback certificate: {0}")]
     Generate(#[from] rcgen::Error),
+    /// A file that has not what it should.
+    #[error("{}: {why}: it must be PEM, as openssl writes it", path.display())]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// Writing it failed.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -60,9 +76,89 @@ impl Identity {
         Ok(Self {
             chain: vec![certificate.der().clone()],
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-            certificate_pem: certificate.pem(),
+            certificate_pem: Some(certificate.pem()),
+            clients: None,
         })
     }
+
+    /// What the configuration names, or a certificate of this machine's own.
+    pub fn read(access: &AccessConfig) -> Result<Self, IdentityError> {
+        let mut identity = match (&access.certificate, &access.private_key) {
+            (Some(certificate), Some(key)) => Self {
+                chain: certificates(certificate)?,
+                key: PrivateKeyDer::from_pem_file(key).map_err(|e| IdentityError::Pem {
+                    path: key.clone(),
+                    why: e.to_string(),
+                })?,
+                certificate_pem: None,
+                clients: None,
+            },
+            _ => Self::loopback()?,
+        };
+        let clients = access.client_authority.as_deref().map(certificates);
+        identity.clients = clients.transpose()?;
+        Ok(identity)
+    }
+
+    /// TLS 1.3 with this certificate, for one protocol; clients need one of theirs where `self` names authorities and
+    /// they are `asked`.
+    pub fn server_config(
+        &self,
+        protocol: &[u8],
+        asked: Clients,
+    ) -> Result<rustls::ServerConfig, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        let builder = match &self.clients {
+            Some(authorities) if asked == Clients::Certified => {
+                let mut roots = rustls::RootCertStore::empty();
+                for authority in authorities {
+                    roots.add(authority.clone())?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                        .build()
+                        .map_err(|e| rustls::Error::General(e.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_single_cert(self.chain.clone(), self.key.clone_key())?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(config)
+    }
+}
+
+/// Whether clients show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// They have one, if the box names authorities.
+    Certified,
+    /// They have something else: a key.
+    Unknown,
+}
+
+/// The name in a certificate's subject.
+pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let name = certificate.subject().iter_common_name().next()?;
+    name.as_str().ok().map(str::to_owned)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let bad = |why: String| IdentityError::Pem {
+        path: path.to_owned(),
+        why,
+    };
+    let all = CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?;
+    let all: Vec<_> = all
+        .collect::<Result<_, _>>()
+        .map_err(|e| bad(e.to_string()))?;
+    if all.is_empty() {
+        return Err(bad("there is no certificate in it".to_owned()));
+    }
+    Ok(all)
 }
 
 /// Where the certificate of a loopback server on this UDP port lies.

@@ -2,7 +2,6 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,11 +19,14 @@ use tokio::sync::Semaphore;
 
 use super::answer::{self, Head};
 use super::backend::{Answer as _, Backend, Heard};
+use super::entry;
 use super::openai::{self, Delivery, Endpoint};
+use crate::access::Grant;
+use crate::io::access::Door;
 use crate::io::gateway::{ServedModel, no_model};
 use crate::io::ota::runner::Order;
 use crate::limits::PROMPT_BYTES_MAX;
-use crate::request::{GenerateRequest, Refusal, RefusalKind, Tenant, Timings};
+use crate::request::{GenerateRequest, Refusal, RefusalKind, Timings};
 
 /// Longest body that is read without a place.
 const SHORT_BODY_BYTES: u64 = 64 * 1024;
@@ -53,8 +55,8 @@ struct Api<B> {
 
 type Shared<B> = State<Arc<Api<B>>>;
 
-/// The API over any backend.
-pub fn router<B: Backend>(backend: B) -> Router {
+/// The API over any backend, for those whom the door lets in.
+pub fn router<B: Backend>(backend: B, door: Door) -> Router {
     let api = Arc::new(Api {
         backend,
         ids: RandomState::new(),
@@ -77,7 +79,7 @@ pub fn router<B: Backend>(backend: B) -> Router {
         .route("/models/{order}", post(release_order::<B>))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn(from_this_machine))
+        .layer(middleware::from_fn_with_state(door, entry::enter))
         .layer(middleware::from_fn_with_state(
             api.clone(),
             with_request_id::<B>,
@@ -101,10 +103,12 @@ impl<B: Backend> Api<B> {
 
     async fn generate(&self, endpoint: Endpoint, request: Request) -> Response {
         let arrived = Instant::now();
-        let (deadline, tenant) = match (deadline(request.headers()), tenant(request.headers())) {
-            (Ok(deadline), tenant) => (deadline, tenant),
-            (Err(refusal), _) => return refused(&refusal),
+        let deadline = match deadline(request.headers()) {
+            Ok(deadline) => deadline,
+            Err(refusal) => return refused(&refusal),
         };
+        let tenant = entry::tenant(&request);
+        let grant = request.extensions().get::<Grant>().cloned();
         let body = match read_body(request, &self.bodies).await {
             Ok(body) => body,
             Err(response) => return response,
@@ -117,6 +121,9 @@ impl<B: Backend> Api<B> {
         asked.request.deadline =
             deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()));
         asked.request.tenant = tenant;
+        if let Some(grant) = grant {
+            asked.request.class = grant.class(asked.request.class);
+        }
         let prefix = if endpoint == Endpoint::Chat {
             "chatcmpl"
         } else {
@@ -186,14 +193,6 @@ impl<B: Backend> Api<B> {
     }
 }
 
-/// Who asks: whoever has this key. Until keys are configured, any is as good as another, and none is everybody.
-fn tenant(headers: &HeaderMap) -> Tenant {
-    let key = headers.get(header::AUTHORIZATION);
-    key.map_or(Tenant::default(), |key| {
-        Tenant::of_credential(key.as_bytes())
-    })
-}
-
 /// The request's own deadline, from its arrival.
 fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     let Some(value) = headers.get(DEADLINE) else {
@@ -211,7 +210,7 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
 }
 
 async fn feedback<B: Backend>(State(api): Shared<B>, request: Request) -> Response {
-    let tenant = tenant(request.headers());
+    let tenant = entry::tenant(&request);
     let body = match read_body(request, &api.bodies).await {
         Ok(body) => body,
         Err(response) => return response,
@@ -384,31 +383,6 @@ async fn with_request_id<B: Backend>(
     response
 }
 
-/// Refuses a `Host` that is a name of somebody else's: a web page whose name was made to point at 127.0.0.1 (DNS
-/// rebinding) would otherwise be of the same origin as a box that needs no credentials. A name without a dot is
-/// nobody's in the public DNS: it is this machine's, or one that the local network gave it.
-async fn from_this_machine(request: Request, next: Next) -> Response {
-    let host = request
-        .headers()
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    if host.is_none_or(is_local) {
-        return next.run(request).await;
-    }
-    let message = "the Host header names another machine: use 127.0.0.1, [::1] or localhost";
-    let body = body_of("invalid_request_error", Some("wrong_host"), None, message);
-    error(StatusCode::MISDIRECTED_REQUEST, &body)
-}
-
-fn is_local(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    !name.contains(['.', ':']) || address.parse::<IpAddr>().is_ok()
-}
-
 async fn read_body(request: Request, places: &Semaphore) -> Result<bytes::Bytes, Response> {
     let kind = request
         .headers()
@@ -526,7 +500,7 @@ pub(super) fn error_json(refusal: &Refusal) -> Value {
     body_of(kind, code, refusal.param.as_deref(), &refusal.message)
 }
 
-fn body_of(kind: &str, code: Option<&str>, param: Option<&str>, message: &str) -> Value {
+pub(super) fn body_of(kind: &str, code: Option<&str>, param: Option<&str>, message: &str) -> Value {
     json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
 }
 
@@ -545,7 +519,7 @@ fn refused(refusal: &Refusal) -> Response {
     response
 }
 
-fn error(status: StatusCode, body: &Value) -> Response {
+pub(super) fn error(status: StatusCode, body: &Value) -> Response {
     let mut response = reply(status, body);
     let late = status == StatusCode::GATEWAY_TIMEOUT;
     if late || status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::io::access::Door;
 use crate::io::gateway::{Forecast, Piece, ServedModel};
 use crate::io::log::Feedback;
 use crate::request::{
@@ -187,7 +188,10 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 async fn serve(script: &Script) -> (Server, std::net::SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    (Server::start(listener, script.clone()), address)
+    (
+        Server::start(listener, script.clone(), Door::default(), None),
+        address,
+    )
 }
 
 /// Sends one request and shows all that comes back, without what differs from run to run.

@@ -15,7 +15,7 @@ use super::connection::Shared;
 use super::upload::{self, Upload};
 use super::{code, convert};
 use crate::io::gateway::{Generation, Piece};
-use crate::request::{Refusal, RefusalKind};
+use crate::request::{GenerateRequest, Refusal, RefusalKind};
 
 /// A write without progress for this long drops the client (P-18).
 const WRITE_MAX: Duration = Duration::from_secs(30);
@@ -77,7 +77,11 @@ async fn converse(
         IdListing::Counted
     };
     let submitted = match convert::request(generate) {
-        Ok(request) => shared.gateway.submit(request).await,
+        Ok(request) => {
+            let tenant = shared.tenant;
+            let request = GenerateRequest { tenant, ..request };
+            shared.gateway.submit(request).await
+        }
         Err(refusal) => Err(refusal),
     };
     drop(upload_place);

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Drain, REQUESTS_MAX, UPLOADS_MAX, answer, code, control};
 use crate::io::gateway::Gateway;
+use crate::request::Tenant;
 
 /// A connection without a request for this long is closed (P-24); who pings would stay forever.
 const UNUSED_MAX: Duration = Duration::from_mins(5);
@@ -60,6 +61,8 @@ impl From<ProtocolError> for End {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) gateway: Gateway,
+    /// Who asks.
+    pub(super) tenant: Tenant,
     /// A permit for each request that is being read.
     pub(super) uploads: Arc<Semaphore>,
 }
@@ -68,9 +71,10 @@ pub(super) struct Shared {
 pub(super) async fn run(
     connection: Connection,
     gateway: Gateway,
+    tenant: Tenant,
     drain: watch::Receiver<Drain>,
 ) -> End {
-    let end = converse(&connection, gateway, drain).await;
+    let end = converse(&connection, gateway, tenant, drain).await;
     // The requests' tasks were aborted on the way here: their generations end with them.
     connection.close(code(end.code()), end.to_string().as_bytes());
     end
@@ -79,6 +83,7 @@ pub(super) async fn run(
 async fn converse(
     connection: &Connection,
     gateway: Gateway,
+    tenant: Tenant,
     mut drain: watch::Receiver<Drain>,
 ) -> End {
     let (goaway, goaways) = mpsc::channel(1);
@@ -86,6 +91,7 @@ async fn converse(
     tokio::pin!(control);
     let shared = Shared {
         gateway,
+        tenant,
         uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
     };
     let mut requests: JoinSet<Result<(), ProtocolError>> = JoinSet::new();

@@ -35,7 +35,7 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
         format: Format::Text,
         class,
         deadline,
-        // Until clients have certificates, QUIC does not say who they are.
+        // The connection knows who asks.
         tenant: Tenant::default(),
         origin: Origin {
             response_id: hex(&generate.request_id),
