@@ -17,3 +17,4 @@ mod sdk;
 mod server;
 mod shutdown;
 mod systemd;
+mod units;

@@ -24,6 +24,8 @@ struct Manager {
 }
 
 const WATCHDOG: Duration = Duration::from_secs(2);
+/// A wait of no time at all is none for sockets.
+const JUST: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Manager {
@@ -75,7 +77,7 @@ impl Manager {
     fn hears(&self, what: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let said = self.next(deadline - Instant::now());
+            let said = self.next(deadline.saturating_duration_since(Instant::now()) + JUST);
             let said = said.unwrap_or_else(|| panic!("{what} was not heard in {PATIENCE:?}"));
             if said.contains(what) {
                 return said;
@@ -96,7 +98,7 @@ impl Manager {
         let mut fed = Instant::now();
         while fed.elapsed() < WATCHDOG {
             assert!(began.elapsed() < PATIENCE, "it is fed though it hangs");
-            if let Some(said) = self.next(WATCHDOG - fed.elapsed())
+            if let Some(said) = self.next(WATCHDOG.saturating_sub(fed.elapsed()) + JUST)
                 && said.contains("WATCHDOG=1")
             {
                 fed = Instant::now();

@@ -3,34 +3,33 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Write as _;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::ServeArgs;
 use super::exit::{self, Failure};
-use super::keys;
 use super::load::{self, Loaded};
 use super::logging::{Logging, Running};
 use super::models::{Follows, Serving};
 use super::settings;
 use super::station::{self, Wants};
 use crate::budget::{self, Budget};
-use crate::config::{AccessConfig, ByteSize, Config};
+use crate::config::{ByteSize, Config};
 use crate::engine::cpu::CpuEngine;
-use crate::io::access::Door;
 use crate::io::energy::{Energy, Sensor};
 use crate::io::engine_thread::{self, EngineHandle, RingSizes, WantsWork};
 use crate::io::exchange::Exchange;
 use crate::io::gateway::{self, Gateway, TextModel, Watchers};
-use crate::io::systemd::{self, Sockets};
-use crate::io::tls::{self, Clients, Identity};
-use crate::io::{http, memory, quic};
+use crate::io::memory;
+use crate::io::systemd;
 use crate::limits;
+
+mod fronts;
+
+use fronts::Fronts;
 
 /// How long running requests may take to end after SIGTERM. systemd's own limit is longer.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -52,8 +51,7 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
     let started = Instant::now();
     let mut configured = config.clone();
     // An address in use is found before the model is loaded.
-    let (udp, tcp) = bind(&config).await?;
-    let (identity, door) = credentials(&config, &udp, &tcp)?;
+    let fronts = Fronts::bind(&config).await?;
     let follows = Follows::open(&mut config)?;
     let loaded = load::model(&config.model)?;
     let budget = load::budget(&config, &loaded)?;
@@ -88,26 +86,7 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
     let (gateway, dispatcher) = Gateway::start(text, engine, under_way, seed, watchers);
     let dispatching = tokio::spawn(dispatcher.run());
 
-    let quic_address = udp.local_addr().map_err(|e| Failure::io("UDP", e))?;
-    let http_address = tcp.local_addr().map_err(|e| Failure::io("TCP", e))?;
-    let certificate = identity
-        .certificate_pem
-        .as_ref()
-        .map(|pem| tls::publish_loopback_certificate(pem, quic_address.port()))
-        .transpose()
-        .map_err(|e| Failure::new(exit::IO, e.to_string()))?;
-    let limits = quic::Limits {
-        connections_max: config.serving.connections_max,
-    };
-    let quic = quic::Server::start(udp, &identity, gateway.clone(), limits)
-        .map_err(|e| Failure::new(exit::IO, e.to_string()))?;
-    let http = http::Server::start(
-        tcp,
-        gateway.clone(),
-        door.clone(),
-        tcp_tls(&config, &identity)?,
-    );
-    tokio::spawn(door.watch());
+    let fronts = fronts.open(&config, &gateway)?;
     // Until here a signal ends the process as it always does; who reads that we are ready may stop us in the same
     // instant.
     let mut signals = Signals::catch()?;
@@ -119,11 +98,14 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
         &name,
         demo,
         &budget,
-        quic_address,
-        http_address,
+        fronts.quic_address,
+        fronts.http_address,
         started.elapsed(),
     );
-    tracing::info!("ready");
+    match &fronts.certificate {
+        Some(certificate) => tracing::info!(certificate = %certificate.display(), "ready"),
+        None => tracing::info!("ready"),
+    }
     systemd::ready(&name);
     tokio::spawn(systemd::watch(gateway.downgrade()));
     let logging = match logging {
@@ -143,7 +125,7 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
 
     while signals.wait().await == Asked::ToReload {
         systemd::reloading();
-        match reload(&config, &quic, &http) {
+        match fronts.reload(&config) {
             Ok(()) => tracing::info!("certificates were read again, for new connections"),
             Err(failure) => tracing::error!("{}; what was there before stays", failure.message),
         }
@@ -152,24 +134,20 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
     systemd::stopping();
     tracing::info!("draining: no new requests, {DRAIN_MAX:?} for those that run");
     gateway.drain();
-    quic.drain(DRAIN_MAX);
+    fronts.drain(DRAIN_MAX);
     if tokio::time::timeout(DRAIN_MAX, gateway.drained())
         .await
         .is_err()
     {
         tracing::warn!("requests still run after {DRAIN_MAX:?}: they are cut off");
     }
-    quic.close().await;
-    http.close().await;
+    fronts.close().await;
     if let Some(logging) = logging {
         logging.end().await;
     }
     drop(gateway);
     // Everything that holds the gateway is gone, so the dispatcher ends, and the engine with it.
     let _ = tokio::time::timeout(Duration::from_secs(5), dispatching).await;
-    if let Some(certificate) = certificate {
-        let _ = std::fs::remove_file(certificate);
-    }
     Ok(())
 }
 
@@ -221,82 +199,6 @@ async fn until_ready(
         }
     }
     Ok(Woken::ByEngine)
-}
-
-/// Sockets that systemd opened, or else those of the configuration.
-async fn bind(config: &Config) -> Result<(UdpSocket, TcpListener), Failure> {
-    let inherited = Sockets::inherited().map_err(|e| Failure::new(exit::IO, e.to_string()))?;
-    let inherited_tcp = inherited.tcp.map(TcpListener::from_std).transpose();
-    let inherited_tcp = inherited_tcp.map_err(|e| Failure::io("TCP socket of systemd", e))?;
-    let help = |key: &str, flag: &str, address: SocketAddr| {
-        format!(
-            "cannot listen on {address} ({key}, {flag}): choose another address, or end who has it"
-        )
-    };
-    let udp = match inherited.udp {
-        Some(udp) => udp,
-        None => UdpSocket::bind(config.listen.quic)
-            .map_err(|e| Failure::io(help("listen.quic", "--listen", config.listen.quic), e))?,
-    };
-    let tcp = match inherited_tcp {
-        Some(tcp) => tcp,
-        None => TcpListener::bind(config.listen.http)
-            .await
-            .map_err(|e| Failure::io(help("listen.http", "--http", config.listen.http), e))?,
-    };
-    Ok((udp, tcp))
-}
-
-/// What the box shows and whom it lets in. Where others can reach it, both must be there.
-fn credentials(
-    config: &Config,
-    udp: &UdpSocket,
-    tcp: &TcpListener,
-) -> Result<(Identity, Door), Failure> {
-    let address = |found: std::io::Result<SocketAddr>| {
-        found.map_err(|e| Failure::io("a socket has no address", e))
-    };
-    let (quic, http) = (address(udp.local_addr())?, address(tcp.local_addr())?);
-    let door = match Door::open(keys::file(config)) {
-        Ok(door) => door,
-        // Somebody tries the program on a box whose service has another user: its keys are not theirs.
-        Err(error) if error.is_foreign() && config.access.keys.is_none() => Door::default(),
-        Err(error) => return Err(Failure::new(exit::CONFIG, error.to_string())),
-    };
-    // Sockets of systemd may listen elsewhere than the configuration says.
-    config.access.check_quic(quic)?;
-    config.access.check_http(http)?;
-    if !door.is_locked() {
-        AccessConfig::check_unlocked(http)?;
-    }
-    let identity =
-        Identity::read(&config.access).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
-    Ok((identity, door))
-}
-
-/// TLS over TCP, where the box has a certificate that others believe.
-fn tcp_tls(
-    config: &Config,
-    identity: &Identity,
-) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
-    if config.access.certificate.is_none() {
-        return Ok(None);
-    }
-    let made = identity.server_config(b"http/1.1", Clients::Unknown);
-    let made = made.map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
-    Ok(Some(Arc::new(made)))
-}
-
-/// Reads certificate, key and authorities again.
-fn reload(config: &Config, quic: &quic::Server, http: &http::Server) -> Result<(), Failure> {
-    if config.access.certificate.is_none() {
-        return Ok(());
-    }
-    let wrong = |e: String| Failure::new(exit::CONFIG, e);
-    let identity = Identity::read(&config.access).map_err(|e| wrong(e.to_string()))?;
-    quic.reload(&identity).map_err(|e| wrong(e.to_string()))?;
-    http.reload(tcp_tls(config, &identity)?);
-    Ok(())
 }
 
 fn announce(
