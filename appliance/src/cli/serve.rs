@@ -4,6 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -102,10 +103,11 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
         fronts.http_address,
         started.elapsed(),
     );
-    match &fronts.certificate {
-        Some(certificate) => tracing::info!(certificate = %certificate.display(), "ready"),
-        None => tracing::info!("ready"),
-    }
+    let certificate = fronts.certificate.as_deref().map(Path::display);
+    tracing::info!(
+        certificate = certificate.map(tracing::field::display),
+        "ready"
+    );
     systemd::ready(&name);
     tokio::spawn(systemd::watch(gateway.downgrade()));
     let logging = match logging {
