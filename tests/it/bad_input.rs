@@ -141,7 +141,7 @@ fn settings_that_mean_nothing_end_with_78_and_name_their_neighbour() {
         .unwrap();
     assert_refused(&output, 78, "did you mean `memory.limit`");
     let output = run(&["serve", "--http", "0.0.0.0:0"]);
-    assert_refused(&output, 78, "credentials");
+    assert_refused(&output, 78, "set access.certificate");
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn nobody_is_served_in_public_without_credentials() {
     check(
         |c| c.listen.http = "0.0.0.0:80".parse().unwrap(),
         expect![
-            "`listen.http` is 0.0.0.0:80, which others can reach, but no credentials are configured: listen on 127.0.0.1 or [::1] (client certificates and API keys come with the appliance issue)"
+            "`listen.http` is 0.0.0.0:80, which others can reach: set access.certificate and access.private_key, and add a key with `outstation keys add`, or listen on 127.0.0.1 or [::1]"
         ],
     );
     check(

@@ -103,8 +103,8 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells systemd how it goes, until the gateway is gone: that the engine's loop goes round, four times in each period of
-/// the watchdog, and what it does.
+/// Tells systemd how it goes, until the gateway is gone: that the engine's loop goes round, four times in each period
+/// of the watchdog, and what it does.
 pub async fn watch(gateway: WeakGateway) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(STATUS_EVERY, |period| (period / 4).min(STATUS_EVERY));
