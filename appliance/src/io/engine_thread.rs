@@ -225,6 +225,14 @@ impl<E: Engine> EngineLoop<E> {
         self.bell.notify_one();
     }
 
+    /// The model of a lane that somebody speaks of: if it is not here, it was put in since the last look.
+    fn loaded(&mut self, lane: Lane) -> Option<&mut Loaded<E>> {
+        if self.lanes[lane.index()].is_none() {
+            self.collect();
+        }
+        self.lanes[lane.index()].as_mut()
+    }
+
     /// Takes what came in.
     fn take_requests(&mut self) {
         while self.has_room() {
@@ -240,11 +248,7 @@ impl<E: Engine> EngineLoop<E> {
                     // A clock that both threads read: what came before the start came at the start.
                     let arrived = arrived.saturating_duration_since(self.started).min(now);
                     let lane = submission.lane;
-                    if self.lanes[lane.index()].is_none() {
-                        // It was put in before the request came.
-                        self.collect();
-                    }
-                    let loaded = self.lanes[lane.index()].as_mut();
+                    let loaded = self.loaded(lane);
                     let loaded = loaded.expect("requests go to models that are loaded");
                     loaded.station.handle_submit(now, arrived, submission);
                     self.pass_events(lane);
@@ -258,7 +262,7 @@ impl<E: Engine> EngineLoop<E> {
                     }
                 }
                 ToEngine::HandOver(lane) => {
-                    if let Some(loaded) = &mut self.lanes[lane.index()] {
+                    if let Some(loaded) = self.loaded(lane) {
                         loaded.leaves = true;
                     }
                 }
