@@ -19,6 +19,7 @@ use crate::adapter::PackedAdapter;
 use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize};
 use crate::engine::{Engine as _, PlanColumn, StepPlan};
+use crate::io::ota::adding;
 use crate::io::ota::host::{Tested, Way};
 use crate::kv::{KvPool, blocks_for};
 use crate::slot::Reason;
@@ -175,17 +176,8 @@ fn tried(args: &TryArgs) -> Result<Tested, (Reason, String)> {
         let score = scorer
             .score(&golden.ids, prompt)
             .map_err(because(Reason::NotFinite))?;
-        let off = (score.nll - golden.nll).abs();
-        if off > golden.tolerance {
-            let text = format!(
-                "golden text {}: -ln p is {:.4} in the mean, it should be {:.4} ± {}",
-                number + 1,
-                score.nll,
-                golden.nll,
-                golden.tolerance
-            );
-            return Err((Reason::Golden, text));
-        }
+        adding::golden(number + 1, score.nll, golden.nll, golden.tolerance)
+            .map_err(|unfit| (unfit.reason, unfit.text))?;
         tokens += golden.ids.len();
     }
     if manifest.golden.is_empty() {

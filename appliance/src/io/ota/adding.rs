@@ -111,7 +111,7 @@ impl<H: Host> Runner<H> {
     }
 }
 
-/// A golden text that an adapter finds more or less likely than it should.
+/// Whether a model or adapter finds a golden text as likely as it should.
 pub(crate) fn golden(number: usize, nll: f64, wanted: f64, tolerance: f64) -> Result<(), Unfit> {
     let off = (nll - wanted).abs();
     if !nll.is_finite() {
