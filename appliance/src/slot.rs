@@ -417,17 +417,21 @@ impl<D: Disk> Slots<D> {
 
     /// Whether a model's file must stay: it serves, could be gone back to, or is on its way.
     pub fn keeps(&self, digest: &[u8]) -> bool {
+        self.kept().any(|release| release.digest == digest)
+    }
+
+    /// All whose files must stay.
+    pub fn kept(&self) -> impl Iterator<Item = &Release> {
         let state = &self.state;
         let adapters = state
             .adapters
             .iter()
             .filter_map(|adapter| adapter.release.as_ref());
         let candidate = state.candidate.iter().map(Candidate::release);
-        let mut kept = adapters
+        adapters
             .chain(candidate)
             .chain(&state.committed)
-            .chain(&state.previous);
-        kept.any(|release| release.digest == digest)
+            .chain(&state.previous)
     }
 
     /// Makes room for the next model: what could be gone back to is given up.

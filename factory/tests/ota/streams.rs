@@ -179,14 +179,19 @@ fn longest(answers: &[(usize, Answer)]) -> u128 {
     waits.max().unwrap_or(0)
 }
 
-fn change_under_streams(setup: &Setup<'_>, how: &str) {
+fn change_under_streams(limit: &str, how: &str) {
+    let setup = Setup {
+        limit,
+        sequences: STREAMS,
+        ..Setup::default()
+    };
     let factory = Factory::new();
     factory.publish(&generate::demo(2), None);
     let lenient = "--soak 2s --canary 50 --gate-requests-min 20 --gate-entropy-psi-max 1000 \
                    --gate-itl-ratio-max 100 --gate-ttft-ratio-max 100";
     factory.rollout(1, lenient);
     let state = tempfile::tempdir().unwrap();
-    let running = Box::start(&factory, state.path(), setup);
+    let running = Box::start(&factory, state.path(), &setup);
     running.until_committed("site@1");
     let before = alone(&running);
     factory.publish(&generate::demo(3), None);
@@ -223,20 +228,10 @@ fn change_under_streams(setup: &Setup<'_>, how: &str) {
 
 #[test]
 fn a_hundred_streams_do_not_notice_a_model_that_comes_beside() {
-    let room = Setup {
-        limit: "8GiB",
-        sequences: STREAMS,
-        ..Setup::default()
-    };
-    change_under_streams(&room, "beside");
+    change_under_streams("8GiB", "beside");
 }
 
 #[test]
 fn a_hundred_streams_wait_for_a_model_that_comes_instead() {
-    let room = Setup {
-        limit: "2GiB",
-        sequences: STREAMS,
-        ..Setup::default()
-    };
-    change_under_streams(&room, "instead");
+    change_under_streams("2GiB", "instead");
 }

@@ -53,8 +53,8 @@ pub(super) async fn enter(State(door): State<Door>, mut request: Request, next: 
         _ => (true, !door.is_locked()),
     };
     if for_keys
-        && door.is_locked()
-        && let Ok(Some(grant)) = door.grant(bearer(request.headers()))
+        && let Some(secret) = bearer(request.headers())
+        && let Some(grant) = door.grant(secret)
     {
         request.extensions_mut().insert(grant);
         return next.run(request).await;

@@ -8,7 +8,7 @@ use super::host::Host;
 use super::runner::{RoundError, Runner};
 use crate::disk::Disk as _;
 use crate::fetch::names;
-use crate::slot::{Candidate, Release};
+use crate::slot::Release;
 
 impl<H: Host> Runner<H> {
     /// Digests of whole models on this disk.
@@ -53,16 +53,7 @@ impl<H: Host> Runner<H> {
     /// Removes files that belong to nothing.
     pub(super) fn tidy(&mut self) -> Result<(), RoundError> {
         let mut stale = Vec::new();
-        let slots = &self.slots;
-        let state = slots.state();
-        let known: Vec<String> = state
-            .committed
-            .iter()
-            .chain(&state.previous)
-            .chain(state.candidate.iter().map(Candidate::release))
-            .chain(state.adapters.iter().filter_map(|a| a.release.as_ref()))
-            .map(Release::stem)
-            .collect();
+        let known: Vec<String> = self.slots.kept().map(Release::stem).collect();
         self.disk.list(&mut |name, _| {
             if let Some((stem, end)) = name.split_once('.')
                 && ["part", "map", "gguf", "index", "json"].contains(&end)

@@ -267,15 +267,9 @@ impl<H: Host> Runner<H> {
             Ok(looked) => looked,
             // What is whole needs nobody any more: a box that lost its line goes on.
             Err(RoundError::Client(error)) => match self.waits() {
-                Some(manifest) => {
+                Some(waiting) => {
                     alone = Some(error);
-                    let name = self
-                        .slots
-                        .state()
-                        .candidate
-                        .as_ref()
-                        .map(|c| c.adapter.clone());
-                    Looked::Follow(Box::new(manifest), name.filter(|name| !name.is_empty()))
+                    waiting
                 }
                 None => return Err(error.into()),
             },
@@ -332,8 +326,8 @@ impl<H: Host> Runner<H> {
         alone.map_or(Ok(More::Later), |error| Err(error.into()))
     }
 
-    /// The manifest of a release that is whole and waits for its trial, as far as its ring was known last.
-    fn waits(&mut self) -> Option<Manifest> {
+    /// A release that is whole and waits for its trial, if its ring still wanted it when it was asked last.
+    fn waits(&mut self) -> Option<Looked> {
         let candidate = self.slots.state().candidate.as_ref()?;
         let rollout = self.rollout.as_ref()?;
         if candidate.phase() != Phase::Verified || rollout.stop {
@@ -342,8 +336,9 @@ impl<H: Host> Runner<H> {
         let digest: [u8; 32] = candidate.release().digest.clone().try_into().ok()?;
         let json = disk::contents(&mut self.disk, &manifest_name(&digest), 1 << 20);
         let manifest = Manifest::parse(&json.ok()??).ok()?;
-        let wanted = rollout.wants(&manifest.path());
-        (wanted && manifest.digest() == digest).then_some(manifest)
+        let wanted = rollout.wants(&manifest.path()) && manifest.digest() == digest;
+        let adapter = Some(candidate.adapter.clone()).filter(|name| !name.is_empty());
+        wanted.then(|| Looked::Follow(Box::new(manifest), adapter))
     }
 
     fn phase(&self) -> Option<Phase> {
@@ -404,6 +399,7 @@ impl<H: Host> Runner<H> {
         if self.rollout.as_ref() != Some(&rollout) {
             disk::replace(&mut self.disk, ROLLOUT, &json)?;
             self.seen = Instant::now();
+            self.rollout = Some(rollout.clone());
         }
         Ok((rollout, releases))
     }
@@ -415,7 +411,6 @@ impl<H: Host> Runner<H> {
         let stop = rollout.stop;
         let drawn = draw(&self.settings.appliance, &rollout.manifest);
         let not_before = rollout.not_before(drawn);
-        self.rollout = Some(rollout.clone());
         if self.displaces(&rollout)? {
             return Ok(Looked::Nothing);
         }

@@ -201,9 +201,7 @@ impl<H: Host> Runner<H> {
         match tokio::time::timeout(LOOK_MAX, self.rollout_now()).await {
             Ok(Ok((rollout, _))) => {
                 let manifest = Manifest::path_of(&release.name, release.release);
-                let wanted = !rollout.stop && rollout.manifest == manifest;
-                self.rollout = Some(rollout);
-                wanted
+                !rollout.stop && rollout.manifest == manifest
             }
             Ok(Err(_)) | Err(_) => true,
         }
