@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::ByteSize;
 
@@ -113,6 +113,11 @@ struct CheckArgs {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// The command line, for its manual page.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses arguments, runs the command, and says what went wrong in one sentence.

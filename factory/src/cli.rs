@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::export::ExportError;
 use crate::keys::{Keys, KeysError};
@@ -172,6 +172,11 @@ impl From<KeysError> for Failure {
         };
         Self::new(code, error.to_string())
     }
+}
+
+/// The command line, for its manual page.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses arguments, runs the command, and says what went wrong in one sentence.

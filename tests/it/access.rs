@@ -107,7 +107,10 @@ fn with_keys_nobody_comes_in_without_one() {
     };
     assert_eq!(through_a_proxy("/status", ""), 401);
     assert_eq!(through_a_proxy("/status", &bearer(&kiosk)), 200);
-    assert_eq!(through_a_proxy("/models", &bearer(&kiosk)), 403);
+    // Looking at the models is one thing, ordering another.
+    assert_eq!(through_a_proxy("/models", ""), 401);
+    assert_eq!(through_a_proxy("/models", &bearer(&kiosk)), 404);
+    assert_eq!(through_a_proxy("/models/pin", &bearer(&kiosk)), 403);
 
     // A key that is added opens without a restart, and one that is revoked does not any more.
     let late = made(keys(&config, &["add", "late"]));

@@ -212,7 +212,7 @@ fn a_prompt_past_the_context_is_refused_with_both_numbers() {
     assert_eq!(error["error"]["code"], "context_length_exceeded", "{body}");
     let message = error["error"]["message"].as_str().unwrap();
     assert!(
-        message.contains("5000") && message.contains("4096"),
+        message.contains("5000") && message.contains("1024"),
         "{message}"
     );
     server.assert_idle_and_whole();

@@ -11,7 +11,7 @@ use crate::server::{Server, post_text};
 fn a_stream_that_runs_is_finished_before_the_end() {
     let server = Server::start(&[]);
     let request = json!({
-        "prompt": " the tower", "max_tokens": 2000, "temperature": 0, "ignore_eos": true, "stream": true,
+        "prompt": " the tower", "max_tokens": 1000, "temperature": 0, "ignore_eos": true, "stream": true,
         "stream_options": {"include_usage": true}
     });
     let mut stream = TcpStream::connect(server.http).unwrap();

@@ -14,7 +14,7 @@ pub fn demo(seed: u64) -> Vec<u8> {
         shape: SHAPE,
         mix: Mix::Q8_0,
         seed,
-        context: 4096,
+        context: CONTEXT,
     };
     let vocabulary = Vocabulary::new(SHAPE.vocab);
     let mut tensors = plan::tensors(&spec);
@@ -40,6 +40,9 @@ fn output_deviations(vocabulary: &Vocabulary) -> Vec<f32> {
     }
     deviations
 }
+
+/// Short, so that the pool of a box that has no model yet stays small: 16 MiB for all sequences at once.
+const CONTEXT: u32 = 1024;
 
 /// Standard deviation of a word's logit. At temperature 1 the words' share of the probability is then about
 /// 300 · e^(4²/2) to 1000 for the rest, more than 99.8 %, and one word in a step does not have it all.

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | `/health`, `/ready` | everybody | everybody |
 //! | `/v1/…` | everybody on this machine | whoever has a key |
-//! | `/status` | everybody on this machine | this machine, and whoever has a key |
-//! | `/models` | everybody on this machine | this machine |
+//! | `/status`, `/models` | everybody on this machine | this machine, and whoever has a key |
+//! | `/models/…` | everybody on this machine | this machine |
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -48,8 +48,8 @@ pub(super) async fn enter(State(door): State<Door>, mut request: Request, next: 
         return next.run(request).await;
     }
     let (for_keys, for_here) = match path {
-        "/status" => (true, true),
-        _ if path == "/models" || path.starts_with("/models/") => (false, true),
+        "/status" | "/models" => (true, true),
+        _ if path.starts_with("/models/") => (false, true),
         _ => (true, !door.is_locked()),
     };
     if for_keys
