@@ -22,7 +22,7 @@ use super::station::{self, Wants};
 use crate::budget::{self, Budget};
 use crate::config::{ByteSize, Config};
 use crate::engine::cpu::CpuEngine;
-use crate::io::energy::{Energy, Sensor};
+use crate::io::energy::{Energy, Sensor, WorkIn};
 use crate::io::engine_thread::{self, EngineHandle, RingSizes, WantsWork};
 use crate::io::exchange::Exchange;
 use crate::io::gateway::{self, Gateway, TextModel, Watchers};
@@ -86,11 +86,7 @@ async fn serve_with(
         },
     };
     let (text, mut engine, exchange) = start_engine(&config, loaded, &budget, under_way, wants)?;
-    let energy = sensor.zip(engine.work.take());
-    let energy = energy.map(|(sensor, work)| Energy::start(sensor, work));
-    let energy = energy
-        .transpose()
-        .map_err(|e| Failure::io("cannot start the meter thread", e))?;
+    let energy = start_energy(sensor.zip(engine.work.take()))?;
     let seed = RandomState::new().build_hasher().finish();
     let trial = follows.as_ref().map(Follows::observer);
     let watchers = Watchers {
@@ -166,6 +162,12 @@ async fn serve_with(
     // Everything that holds the gateway is gone, so the dispatcher ends, and the engine with it.
     let _ = tokio::time::timeout(Duration::from_secs(5), dispatching).await;
     Ok(())
+}
+
+fn start_energy(of: Option<(Sensor, WorkIn)>) -> Result<Option<Energy>, Failure> {
+    let energy = of.map(|(sensor, work)| Energy::start(sensor, work));
+    let failed = |e| Failure::io("cannot start the meter thread", e);
+    energy.transpose().map_err(failed)
 }
 
 fn start_engine(

@@ -84,7 +84,7 @@ fn factory_address(facts: &Facts, addresses: &Result<usize, String>) -> Finding 
         _ => None,
     };
     let factory = link.configured.as_ref().or(enrolled);
-    let factory = factory.map_or("", String::as_str);
+    let factory = factory.map_or("the factory", String::as_str);
     match addresses {
         Ok(many) => {
             Finding::ok(NAME, format!("{factory} has {many} addresses")).number("addresses", *many)

@@ -1,5 +1,7 @@
 //! What the program itself tells: that it runs, what it serves, what it complains of.
 
+use std::fmt::Write as _;
+
 use super::facts::{Facts, Read};
 use super::{Finding, unread};
 use crate::status::span;
@@ -69,11 +71,17 @@ pub(super) fn models(facts: &Facts) -> Finding {
     };
     let mut found = format!("serves {}", releases.serves());
     if let Some(candidate) = &releases.candidate {
-        found += &format!("; {}: {}", candidate.release, candidate.words());
+        let _ = write!(found, "; {}: {}", candidate.release, candidate.words());
     }
-    let rejected = releases.rejected.last();
+    // One that a later release has followed is history.
+    let serves = releases.committed.as_deref().and_then(named);
+    let newest = releases.rejected.last();
+    let rejected = newest.filter(|(release, _)| match (serves, named(release)) {
+        (Some((name, serves)), Some((other, number))) => name != other || serves < number,
+        _ => true,
+    });
     if let Some((release, why)) = rejected {
-        found += &format!("; took back {release}: {why}");
+        let _ = write!(found, "; took back {release}: {why}");
     }
     if releases.unconfirmed {
         return Finding::bad(
@@ -95,6 +103,12 @@ pub(super) fn models(facts: &Facts) -> Finding {
         return Finding::warn(NAME, format!("{found}; pinned"), mend);
     }
     Finding::ok(NAME, found)
+}
+
+/// Name and number of a release, `NAME@N`.
+fn named(release: &str) -> Option<(&str, u64)> {
+    let (name, number) = release.rsplit_once('@')?;
+    Some((name, number.parse().ok()?))
 }
 
 pub(super) fn heap_guard(facts: &Facts) -> Finding {

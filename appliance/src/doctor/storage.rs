@@ -1,5 +1,7 @@
 //! Disk, memory, and the spool.
 
+use std::fmt::Write as _;
+
 use super::facts::{Disk, Facts, Read, SpoolFiles};
 use super::{Finding, unread};
 use crate::config::ByteSize;
@@ -143,14 +145,14 @@ pub(super) fn spool(facts: &Facts) -> Finding {
     let oldest_s = seen.oldest_unix_s.filter(|_| segments > 0);
     let oldest_s = oldest_s.map(|sealed| facts.now_unix_s.saturating_sub(sealed));
     if let Some(oldest) = oldest_s {
-        found += &format!(", the oldest {}", span(oldest));
+        let _ = write!(found, ", the oldest {}", span(oldest));
     }
     let lost = log.map(|log| log.records_lost);
     if let Some(log) = log {
-        found += &format!("; {} records since the start", log.records_durable);
+        let _ = write!(found, "; {} records since the start", log.records_durable);
     }
     if let Some(lost) = lost.filter(|&lost| lost > 0) {
-        found += &format!(", {lost} lost ever");
+        let _ = write!(found, ", {lost} lost ever");
     }
     let finding = judge(
         found,

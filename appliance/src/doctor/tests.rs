@@ -119,7 +119,7 @@ fn check(change: impl FnOnce(&mut Facts), expected: Expect) {
 fn a_healthy_box() {
     let findings = examine(&healthy());
     let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
-    expect![[r#"
+    expect![[r"
         ok   configuration        /etc/outstation/outstation.toml is accepted
         ok   service              answers at 127.0.0.1:8080, up for 1 d 2 h, ready
         ok   clock                synchronized
@@ -138,7 +138,7 @@ fn a_healthy_box() {
         ok   throttling           never since the machine began
         ok   energy_meter         rapl package-0: 14.2 W
         ok   heap_guard           no guarded thread used the heap
-        ok   last_errors          none since the start"#]].assert_eq(&lines.join("\n"));
+        ok   last_errors          none since the start"]].assert_eq(&lines.join("\n"));
     assert!(worst(&findings) < Mark::Warn);
 }
 
@@ -158,7 +158,7 @@ fn of_a_machine_that_tells_nothing_nothing_is_a_fault_but_its_clock() {
 fn the_service() {
     check(
         |facts| facts.answer.status = Some(Err("nobody answers".to_owned())),
-        expect![[r#"
+        expect![[r"
             BAD  service              nobody answers. Read `systemctl status outstation` and `journalctl -u outstation -n 50`, then `systemctl restart outstation`
             ok   clock                synchronized
             -    memory               not known here: there is no plan
@@ -167,12 +167,18 @@ fn the_service() {
             ok   spool                8.0 MiB of 1.00 GiB (0 %) in 2 segments, the oldest 1 h 6 min
             -    energy_meter         not known here: no meter on this machine
             -    heap_guard           not known here: the service does not answer
-            -    last_errors          not known here: the journal: this machine does not tell; `journalctl -u outstation -p warning -n 50` has them with what came before"#]],
+            -    last_errors          not known here: the journal: this machine does not tell; `journalctl -u outstation -p warning -n 50` has them with what came before"]],
     );
     check(
         |facts| status(facts).ready = false,
         expect![
             "BAD  service              answers at 127.0.0.1:8080, up for 1 d 2 h, and decodes nothing: it drains, or its model is gone. Wait a minute; if it stays, `systemctl restart outstation`"
+        ],
+    );
+    check(
+        |facts| (status(facts).ready, status(facts).uptime_s) = (false, 20),
+        expect![
+            "warn service              answers at 127.0.0.1:8080, up for 20 s, still loading. Wait until it says that it is ready"
         ],
     );
     check(
@@ -209,11 +215,18 @@ fn models_and_their_trials() {
     check(
         releases(|r| {
             r.rejected
-                .push(("site-3b@8".to_owned(), "slower".to_owned()))
+                .push(("site-3b@8".to_owned(), "slower".to_owned()));
         }),
         expect![
             "warn models               serves site-3b@7; took back site-3b@8: slower. Publish a better release; `outstation models confirm` lets this one come again"
         ],
+    );
+    check(
+        releases(|r| {
+            r.rejected
+                .push(("site-3b@6".to_owned(), "slower".to_owned()));
+        }),
+        expect![""],
     );
     check(
         releases(|r| r.pinned = true),
@@ -273,9 +286,9 @@ fn the_link() {
     );
     check(
         |facts| facts.link.member = Read::Denied,
-        expect![[r#"
-        -    link                 not known here: this user may not read it (try sudo)
-        ok   factory_address       has 2 addresses"#]],
+        expect![[r"
+            -    link                 not known here: this user may not read it (try sudo)
+            ok   factory_address      the factory has 2 addresses"]],
     );
 }
 
@@ -357,7 +370,7 @@ fn the_clock() {
     check(
         |facts| facts.clock.synchronized = None,
         expect![
-            "-    clock                not known here: plausible, whether somebody sets it is not told"
+            "-    clock                not known here: whether somebody sets it; the time is plausible"
         ],
     );
     check(
@@ -459,25 +472,25 @@ fn a_box_that_is_down_is_judged_by_its_files_and_its_plan() {
         ];
         shown.map(|finding| finding.to_string()).join("\n")
     };
-    expect![[r#"
+    expect![[r"
         ok   memory               2.00 GiB planned of a limit of 7.00 GiB; 4.00 GiB available
         ok   spool                8.0 MiB of 1.00 GiB (0 %) in 2 segments, the oldest 1 h 6 min
-        -    models               not known here: the service does not answer"#]]
+        -    models               not known here: the service does not answer"]]
     .assert_eq(&down(|facts| {
-        facts.memory.plan = Some(Ok((2 << 30, 7 << 30)))
+        facts.memory.plan = Some(Ok((2 << 30, 7 << 30)));
     }));
-    expect![[r#"
+    expect![[r"
         BAD  memory               the model needs 5.1 GiB. `outstation check` has the table
         BAD  spool                8.0 MiB of 8.0 MiB (100 %) in 2 segments, the oldest 1 h 6 min; it is full. The link must come back (see `link`), or raise spool.bytes_max: what is oldest and worth least goes
-        BAD  models               site.gguf: no such file. Name a good file with model.file, or copy it again"#]].assert_eq(&down(|facts| {
+        BAD  models               site.gguf: no such file. Name a good file with model.file, or copy it again"]].assert_eq(&down(|facts| {
         facts.memory.plan = Some(Err("the model needs 5.1 GiB".to_owned()));
         facts.model_trouble = Some("site.gguf: no such file".to_owned());
         facts.spool.bytes_max = 8 << 20;
     }));
-    expect![[r#"
+    expect![[r"
         BAD  memory               6.00 GiB planned of a limit of 7.00 GiB; 4.00 GiB available: it does not fit. Lower memory.limit or serving.sequences_max, or end what else runs (`systemd-cgtop -m`)
         ok   spool                nothing waits: nothing was ever written down
-        -    models               not known here: the service does not answer"#]].assert_eq(&down(|facts| {
+        -    models               not known here: the service does not answer"]].assert_eq(&down(|facts| {
         facts.memory.plan = Some(Ok((6 << 30, 7 << 30)));
         facts.spool.files = Read::Absent;
     }));

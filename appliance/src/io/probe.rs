@@ -33,10 +33,10 @@ pub struct Probe {
 
 /// Entries of a folder that are looked at.
 const ENTRIES_MAX: usize = 4096;
-/// How long the journal may take to answer.
-const JOURNAL_MAX: Duration = Duration::from_secs(3);
+/// How long another program may take to answer.
+const SAID_MAX: Duration = Duration::from_secs(3);
 /// Bytes of its answer that are read.
-const JOURNAL_BYTES_MAX: u64 = 16 << 10;
+const SAID_BYTES_MAX: u64 = 16 << 10;
 
 impl Probe {
     /// The machine whose files lie below `root`.
@@ -100,42 +100,54 @@ impl Probe {
         if self.root != Path::new("/") || !program.exists() || !is_kept {
             return Read::Absent;
         }
-        let mut command = Command::new(program);
-        command
-            .args(
-                "--unit=outstation --priority=err --boot --lines=5 --quiet --no-pager --output=cat"
-                    .split(' '),
-            )
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let Ok(mut child) = command.spawn() else {
-            return Read::Absent;
-        };
-        let deadline = Instant::now() + JOURNAL_MAX;
-        let ended = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break status.success(),
-                Ok(None) if Instant::now() < deadline => {
-                    std::thread::park_timeout(Duration::from_millis(20));
-                }
-                _ => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Read::Broken("journalctl did not answer in time".to_owned());
-                }
+        let question =
+            "--unit=outstation --priority=err --boot --lines=5 --quiet --no-pager --output=cat";
+        match said(&program, question) {
+            Read::There(text) => {
+                let lines = text.lines().filter(|line| !line.trim().is_empty());
+                Read::There(lines.map(str::to_owned).collect())
             }
-        };
-        if !ended {
-            return Read::Denied;
+            Read::Broken(why) => Read::Broken(why),
+            Read::Denied => Read::Denied,
+            Read::Absent => Read::Absent,
         }
-        let mut text = String::new();
-        if let Some(out) = child.stdout.take() {
-            let _ = out.take(JOURNAL_BYTES_MAX).read_to_string(&mut text);
-        }
-        let lines = text.lines().filter(|line| !line.trim().is_empty());
-        Read::There(lines.map(str::to_owned).collect())
     }
+}
+
+/// What another program says within [`SAID_MAX`], at most [`SAID_BYTES_MAX`] of it. Denied: it ended with a failure.
+fn said(program: &Path, arguments: &str) -> Read<String> {
+    let mut command = Command::new(program);
+    command
+        .args(arguments.split(' '))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else {
+        return Read::Absent;
+    };
+    let deadline = Instant::now() + SAID_MAX;
+    let succeeded = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status.success(),
+            Ok(None) if Instant::now() < deadline => {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let name = program.display();
+                return Read::Broken(format!("{name} did not answer within {SAID_MAX:?}"));
+            }
+        }
+    };
+    if !succeeded {
+        return Read::Denied;
+    }
+    let mut bytes = Vec::new();
+    if let Some(out) = child.stdout.take() {
+        let _ = out.take(SAID_BYTES_MAX).read_to_end(&mut bytes);
+    }
+    Read::There(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The folder and the disk below it. `needs` are the bytes that the box may yet write there, and the settings that say

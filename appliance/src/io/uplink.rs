@@ -160,9 +160,12 @@ impl Reach {
     /// Numbers for status.
     pub fn status(&self) -> UplinkStatus {
         let state = self.state.borrow();
-        let silent = |heard: Instant| match state.connected {
-            true => 0,
-            false => heard.elapsed().as_secs(),
+        let silent = |heard: Instant| {
+            if state.connected {
+                0
+            } else {
+                heard.elapsed().as_secs()
+            }
         };
         UplinkStatus {
             factory: self.factory.clone(),
@@ -586,4 +589,29 @@ fn random() -> u64 {
     std::collections::hash_map::RandomState::new()
         .build_hasher()
         .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_counted_while_there_is_no_answer() {
+        let heard = Instant::now().checked_sub(Duration::from_secs(90));
+        let (state, seen) = watch::channel(UplinkState::default());
+        let reach = Reach {
+            factory: "factory.example:4434".to_owned(),
+            state: seen,
+        };
+        assert_eq!(reach.status().last_contact_s, None, "it never answered");
+        state.send_modify(|state| {
+            (state.connected, state.heard_at) = (true, heard);
+            state.clock_ahead_ms = Some(-2500);
+        });
+        assert_eq!(reach.status().last_contact_s, Some(0));
+        assert_eq!(reach.status().clock_ahead_s, Some(-2));
+        state.send_modify(|state| state.connected = false);
+        let silent = reach.status().last_contact_s;
+        assert!(silent.is_some_and(|s| (90..100).contains(&s)), "{silent:?}");
+    }
 }

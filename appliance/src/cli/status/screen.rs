@@ -3,6 +3,8 @@
 //! Eight colours and the characters of the oldest consoles are enough for it: it is also shown on the first console of
 //! a box without a desktop.
 
+use std::fmt::Write as _;
+
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -46,7 +48,7 @@ impl Widget for Screen<'_> {
             .areas(area);
             self.head(None, head, buffer);
             Paragraph::new("nothing was heard yet").render(body, buffer);
-            self.foot(foot, buffer);
+            foot_line(foot, buffer);
             return;
         };
         let rows = models(status, releases.as_ref());
@@ -73,7 +75,7 @@ impl Widget for Screen<'_> {
             .block(Block::bordered().title(" models "))
             .render(table, buffer);
         Paragraph::new(lines).render(words, buffer);
-        self.foot(foot, buffer);
+        foot_line(foot, buffer);
     }
 }
 
@@ -112,7 +114,7 @@ impl Screen<'_> {
         );
         let block = Block::bordered().title(title);
         let columns = usize::from(block.inner(area).width);
-        // The newest stand at the right edge.
+        // What is older than the screen is wide is not shown.
         let skipped = self.watch.rates.len().saturating_sub(columns);
         let rates: Vec<u64> = self.watch.rates.iter().skip(skipped).copied().collect();
         let bars = match self.font {
@@ -126,12 +128,12 @@ impl Screen<'_> {
             .data(rates)
             .render(area, buffer);
     }
+}
 
-    fn foot(&self, area: Rect, buffer: &mut Buffer) {
-        Paragraph::new("q, Esc or Ctrl-C leaves; `outstation doctor` says what is wrong")
-            .style(Style::new().add_modifier(Modifier::DIM))
-            .render(area, buffer);
-    }
+fn foot_line(area: Rect, buffer: &mut Buffer) {
+    Paragraph::new("q, Esc or Ctrl-C leaves; `outstation doctor` says what is wrong")
+        .style(Style::new().add_modifier(Modifier::DIM))
+        .render(area, buffer);
 }
 
 fn gauge_rows(status: &Status, area: Rect, buffer: &mut Buffer) {
@@ -220,12 +222,18 @@ fn notes(status: &Status) -> Vec<Line<'static>> {
         Some(uplink) => {
             let mut text = format!("{}: {}", uplink.factory, uplink.words());
             if let Some(trouble) = &uplink.trouble {
-                text += &format!("; {trouble}");
+                let _ = write!(text, "; {trouble}");
             }
             text
         }
     };
-    lines.push(Line::from(format!("{:<10}{uplink}", "uplink")));
+    let trouble = status.uplink.as_ref().is_some_and(|u| u.trouble.is_some());
+    let style = if trouble {
+        Style::new().fg(Color::Yellow)
+    } else {
+        Style::new()
+    };
+    lines.push(Line::styled(format!("{:<10}{uplink}", "uplink"), style));
     let energy = match &status.energy {
         None => "no meter".to_owned(),
         Some(energy) => {

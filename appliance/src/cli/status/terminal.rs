@@ -30,7 +30,7 @@ const KEY_WAIT: Duration = Duration::from_millis(100);
 
 /// What the asking thread says.
 enum News {
-    Answer(Result<Seen, String>),
+    Answer(Box<Result<Seen, String>>),
     /// Somebody ends the program.
     Stop,
 }
@@ -94,7 +94,7 @@ fn ask_on(address: SocketAddr, news: &Sender<News>) {
                 super::look(address).await.map_err(|f| f.message)
             };
             let heard = tokio::select! {
-                answer = answer => News::Answer(answer),
+                answer = answer => News::Answer(Box::new(answer)),
                 () = stop() => News::Stop,
             };
             let ends = matches!(heard, News::Stop);
@@ -137,7 +137,7 @@ fn wait(watch: &mut Watch, heard: &Receiver<News>, started: Instant) -> std::io:
         }
         match heard.try_recv() {
             Ok(News::Answer(answer)) => {
-                watch.handle(started.elapsed(), now_unix_s(), answer);
+                watch.handle(started.elapsed(), now_unix_s(), *answer);
                 return Ok(true);
             }
             Ok(News::Stop) | Err(mpsc::TryRecvError::Disconnected) => return Ok(false),

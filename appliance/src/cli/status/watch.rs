@@ -98,12 +98,12 @@ fn whole(rate: f64) -> u64 {
 mod tests {
     use super::*;
 
-    fn with_tokens(tokens: u64) -> Result<Seen, String> {
+    fn with_tokens(tokens: u64) -> Seen {
         let status = Status {
             generated_tokens: tokens,
             ..Status::default()
         };
-        Ok((status, None))
+        (status, None)
     }
 
     #[test]
@@ -113,12 +113,16 @@ mod tests {
             watch.handle(Duration::from_millis(at_ms), 0, answer);
             watch.rate
         };
-        assert_eq!(rate(0, with_tokens(100)), None, "one answer has no speed");
-        assert_eq!(rate(2000, with_tokens(180)), Some(40.0));
-        assert_eq!(rate(3000, with_tokens(3)), None, "it began anew");
-        assert_eq!(rate(3500, with_tokens(13)), Some(20.0));
+        assert_eq!(
+            rate(0, Ok(with_tokens(100))),
+            None,
+            "one answer has no speed"
+        );
+        assert_eq!(rate(2000, Ok(with_tokens(180))), Some(40.0));
+        assert_eq!(rate(3000, Ok(with_tokens(3))), None, "it began anew");
+        assert_eq!(rate(3500, Ok(with_tokens(13))), Some(20.0));
         assert_eq!(rate(4500, Err("gone".to_owned())), None);
-        assert_eq!(rate(9000, with_tokens(99)), None, "nobody knows when");
+        assert_eq!(rate(9000, Ok(with_tokens(99))), None, "nobody knows when");
         assert_eq!(watch.rates, [0, 40, 0, 20, 0, 0]);
     }
 
@@ -126,13 +130,13 @@ mod tests {
     fn silence_begins_once_and_ends_with_an_answer() {
         let mut watch = Watch::default();
         let second = Duration::from_secs;
-        watch.handle(second(0), 1_000_000_000, with_tokens(0));
+        watch.handle(second(0), 1_000_000_000, Ok(with_tokens(0)));
         assert_eq!(watch.silence(1_000_000_000), None);
         watch.handle(second(1), 1_000_000_001, Err("refused".to_owned()));
         watch.handle(second(61), 1_000_000_061, Err("timed out".to_owned()));
         let expected = "no answer since 01:46:41 UTC (1 min 0 s): timed out";
         assert_eq!(watch.line(1_000_000_061), expected);
-        watch.handle(second(62), 1_000_000_062, with_tokens(0));
+        watch.handle(second(62), 1_000_000_062, Ok(with_tokens(0)));
         assert_eq!(watch.silence(1_000_000_062), None);
     }
 
@@ -140,7 +144,7 @@ mod tests {
     fn a_long_watch_keeps_no_more_than_a_wide_screen() {
         let mut watch = Watch::default();
         for n in 0..2000 {
-            watch.handle(Duration::from_secs(n), n, with_tokens(n));
+            watch.handle(Duration::from_secs(n), n, Ok(with_tokens(n)));
         }
         assert_eq!(watch.rates.len(), RATES_MAX);
     }

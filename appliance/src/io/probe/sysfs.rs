@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Probe;
-use crate::doctor::facts::{Heat, Power, Supply, Zone};
+use super::{Probe, said};
+use crate::doctor::facts::{Heat, Power, Read, Supply, Zone};
 
 /// Trip points of a zone that are looked at; the kernel has at most 12.
 const TRIPS_MAX: usize = 12;
@@ -22,7 +22,7 @@ impl Probe {
         }
         let supplies = folders(&self.at("sys/class/power_supply"), "");
         Power {
-            jetson_mode: text(&self.at("var/lib/nvpmodel/status")),
+            jetson_mode: text(&self.at("var/lib/nvpmodel/status")).or_else(|| self.nvpmodel()),
             governors: governors.into_iter().collect(),
             supplies: supplies.iter().filter_map(|at| supply(at)).collect(),
         }
@@ -47,6 +47,18 @@ impl Probe {
             }
         }
         heat
+    }
+
+    /// What the tool says where it left no file.
+    fn nvpmodel(&self) -> Option<String> {
+        let program = self.at("usr/sbin/nvpmodel");
+        if self.root != Path::new("/") || !program.exists() {
+            return None;
+        }
+        match said(&program, "-q") {
+            Read::There(text) => Some(text.split_whitespace().collect::<Vec<_>>().join(" ")),
+            _ => None,
+        }
     }
 
     fn policies(&self) -> Vec<PathBuf> {

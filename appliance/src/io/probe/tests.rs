@@ -4,6 +4,7 @@ use std::path::Path;
 use expect_test::expect;
 
 use super::*;
+use crate::doctor::facts::{Heat, Power};
 
 fn put(root: &Path, files: &[(&str, &str)]) {
     for (path, text) in files {
@@ -168,11 +169,27 @@ fn a_laptop_on_battery_that_slowed_down() {
 #[test]
 fn a_machine_that_tells_nothing() {
     let (_folder, probe) = machine(&[]);
-    assert_eq!(probe.power(), Default::default());
-    assert_eq!(probe.heat(), Default::default());
-    assert_eq!(probe.memory(), Default::default());
-    assert_eq!(probe.clock(Path::new("/nowhere")), Default::default());
+    assert_eq!(probe.power(), Power::default());
+    assert_eq!(probe.heat(), Heat::default());
+    assert_eq!(probe.memory(), Memory::default());
+    assert_eq!(probe.clock(Path::new("/nowhere")), Clock::default());
     assert_eq!(probe.journal(), Read::Absent);
+}
+
+#[test]
+fn another_program_is_heard_but_not_for_ever() {
+    let shell = Path::new("/bin/sh");
+    let heard = said(shell, "-c pwd");
+    assert!(
+        matches!(&heard, Read::There(text) if text.ends_with('\n')),
+        "{heard:?}"
+    );
+    assert_eq!(said(shell, "-c false"), Read::Denied);
+    assert_eq!(said(Path::new("/nowhere"), "a"), Read::Absent);
+    let begun = Instant::now();
+    let silent = said(Path::new("/bin/cat"), "/dev/zero");
+    assert!(matches!(silent, Read::Broken(_)), "its pipe is full");
+    assert!(begun.elapsed() < 3 * SAID_MAX);
 }
 
 #[test]
