@@ -61,7 +61,10 @@ fn power_mode(facts: &Facts) -> Finding {
     const NAME: &str = "power_mode";
     match &facts.power.jetson_mode {
         None => Finding::unknown(NAME, "no Jetson"),
-        Some(mode) => Finding::ok(NAME, format!("{mode} (`nvpmodel -q`; 0 is the fastest)")),
+        Some(mode) => Finding::ok(
+            NAME,
+            format!("{mode} (`nvpmodel -p --verbose` lists the others)"),
+        ),
     }
 }
 

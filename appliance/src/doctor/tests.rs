@@ -538,7 +538,7 @@ fn power_and_heat() {
     }
     check(
         |facts| facts.power.jetson_mode = Some("pmode:0002".to_owned()),
-        expect!["ok   power_mode           pmode:0002 (`nvpmodel -q`; 0 is the fastest)"],
+        expect!["ok   power_mode           pmode:0002 (`nvpmodel -p --verbose` lists the others)"],
     );
     check(
         |facts| facts.heat.zones = vec![zone(90_500)],
