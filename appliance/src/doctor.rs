@@ -4,8 +4,8 @@
 //! configuration, machine, state folder, certificates, answers of the box ─▶ Facts ─▶ examine ─▶ [Finding]
 //! ```
 //!
-//! `io::probe` gathers the facts. What a machine does not tell is a finding of its own, [`Mark::Unknown`], and no fault.
-//! `docs/doctor.md` has each finding with its cause and its mend; names and marks are what scripts rely on.
+//! `io::probe` gathers the facts. What a machine does not tell is a finding of its own, [`Mark::Unknown`], and no
+//! fault. `docs/doctor.md` has each finding with its cause and its mend; names and marks are what scripts rely on.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! What a machine tells of itself, for `outstation doctor`: files of the kernel, of the box, and of its certificates.
 //!
-//! Everything of the machine is read below a root, which is `/` but in tests. What cannot be read is a fact, too: nothing
-//! here fails, and nothing is changed.
+//! Everything of the machine is read below a root, which is `/` but in tests. What cannot be read is a fact, too:
+//! nothing here fails, and nothing is changed.
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};
