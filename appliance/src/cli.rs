@@ -16,6 +16,7 @@ use crate::config::ByteSize;
 
 mod ask;
 mod bench;
+mod doctor;
 mod enrol;
 mod exit;
 mod keys;
@@ -60,6 +61,8 @@ enum Command {
     Enrol(enrol::EnrolArgs),
     /// What a running box is doing.
     Status(status::StatusArgs),
+    /// What is wrong with this box, and how to mend it; exit 1 when something is.
+    Doctor(doctor::DoctorArgs),
     /// The models of a running box: what serves, what is on its way, and what to do with it.
     Models(models::ModelsArgs),
     /// The keys of apps that may ask a box over HTTP.
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Ask(args) => ask::ask(&args),
         Command::Enrol(args) => enrol::enrol(&args),
         Command::Status(args) => status::status(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Models(args) => models::models(&args),
         Command::Keys(args) => keys::keys(&args),
         Command::Golden(args) => trial::golden(&args),

@@ -141,6 +141,8 @@ pub enum Outcome {
 pub struct Occupancy {
     /// Sequences that run.
     pub sequences: u32,
+    /// How many could.
+    pub sequences_max: u32,
     /// Requests that wait.
     pub queued: u32,
     /// Free KV blocks.
@@ -157,6 +159,7 @@ impl Occupancy {
     /// Adds another's.
     pub fn add(&mut self, other: &Self) {
         self.sequences += other.sequences;
+        self.sequences_max += other.sequences_max;
         self.queued += other.queued;
         self.kv_blocks_free += other.kv_blocks_free;
         self.kv_blocks += other.kv_blocks;
@@ -396,6 +399,7 @@ impl Scheduler {
     pub fn occupancy(&self) -> Occupancy {
         Occupancy {
             sequences: u32::try_from(self.order.len()).expect("at most sequences_max"),
+            sequences_max: self.limits.sequences_max,
             queued: u32::try_from(self.queue.len()).expect("bounded"),
             kv_blocks_free: self.kv.blocks_free(),
             kv_blocks: self.kv.blocks(),

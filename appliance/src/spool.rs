@@ -97,6 +97,8 @@ pub struct SpoolNumbers {
     pub boot: u64,
     /// Bytes of its files, by class.
     pub bytes: [u64; 3],
+    /// What all of them together may be.
+    pub bytes_max: u64,
     /// Segments that wait to be sent, by class.
     pub segments: [u64; 3],
     /// Records that became durable since start.
@@ -309,6 +311,7 @@ impl<D: Disk> Spool<D> {
             numbers.bytes[index] = self.class_bytes(class);
             numbers.segments[index] = self.index[index].len() as u64;
         }
+        numbers.bytes_max = self.limits.quotas.total;
         numbers.boot = self.state.boot;
         numbers.records_lost = self.state.records_lost;
         numbers.degraded = self.rests_until.is_some();

@@ -11,6 +11,7 @@
 mod access;
 mod answers;
 mod bad_input;
+mod doctor;
 mod energy;
 mod privacy;
 mod sdk;

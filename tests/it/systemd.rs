@@ -54,12 +54,13 @@ impl Manager {
     /// `systemctl start`.
     fn start(&mut self) {
         // The sockets are 3 and 4, and LISTEN_PID is the service's own: a shell becomes it.
+        // Debian's sh takes no descriptor above 9, and other tests of this process may have the lower ones.
         let line = format!(
             "LISTEN_PID=$$ exec \"$0\" serve 3<&{} 4<&{}",
             self.udp.as_raw_fd(),
             self.tcp.as_raw_fd()
         );
-        let service = Command::new("sh")
+        let service = Command::new("bash")
             .args(["-c", &line, env!("CARGO_BIN_EXE_outstation")])
             .env("LISTEN_FDS", "2")
             .env("LISTEN_FDNAMES", "outstation-quic:outstation-http")

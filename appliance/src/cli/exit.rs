@@ -12,6 +12,8 @@ use crate::request::{Refusal, RefusalKind};
 use crate::template::TemplateError;
 use crate::tokenizer::VocabularyError;
 
+/// `doctor` found something that does not work; no other command ends so.
+pub(super) const BAD_FINDING: u8 = 1;
 /// Wrong arguments.
 pub(super) const USAGE: u8 = 64;
 /// A file or prompt that is no good.

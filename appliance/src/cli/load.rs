@@ -16,7 +16,7 @@ use crate::adapter::{AdapterPool, Base, PackedAdapter};
 use crate::budget::{self, AdapterPlaces, Budget, Compute, FileSizes};
 use crate::config::{ByteSize, Config, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
-use crate::io::weights;
+use crate::io::{memory, weights};
 use crate::limits::{self, TOKENIZER_JSON_BYTES_MAX};
 use crate::model::Model;
 use crate::template::{ChatTemplate, Message};
@@ -274,37 +274,11 @@ pub(super) fn adapter_pool(
 
 /// What the machine can give: the smaller of MemAvailable and the cgroup's limit, less a tenth for everything else.
 fn memory_available() -> Result<ByteSize, Failure> {
-    let text = std::fs::read_to_string("/proc/meminfo")
-        .map_err(|e| Failure::io("cannot read /proc/meminfo, set memory.limit", e))?;
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .ok_or_else(|| {
-            Failure::new(
-                exit::CONFIG,
-                "/proc/meminfo has no MemAvailable: set memory.limit",
-            )
-        })?;
-    let available = (kib * 1024).min(cgroup_limit().unwrap_or(u64::MAX));
+    let available = memory::available_bytes(Path::new("/")).ok_or_else(|| {
+        let message = "/proc/meminfo does not tell what is available: set memory.limit";
+        Failure::new(exit::CONFIG, message)
+    })?;
     Ok(ByteSize(available / 10 * 9))
-}
-
-/// `MemoryMax=` of this process's own cgroup and those above it: the smallest counts.
-fn cgroup_limit() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Path::new(own)
-        .ancestors()
-        .filter_map(|group| {
-            let file = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
-            std::fs::read_to_string(file)
-                .ok()?
-                .trim()
-                .parse::<u64>()
-                .ok()
-        })
-        .min()
 }
 
 /// The instruction set as configured, or the best that there is.

@@ -18,7 +18,7 @@ use crate::io::log::Log;
 use crate::io::ota::runner::Handle;
 use crate::io::spool_link::{Keeper, SpoolLink};
 use crate::io::spool_thread::{self, SpoolSetup};
-use crate::io::uplink::{self, BoxState, Membership, Uplink};
+use crate::io::uplink::{self, BoxState, Membership, Reach, Uplink};
 use crate::spool::Identity;
 
 /// Bytes of records between two looks of the disk thread.
@@ -169,6 +169,7 @@ fn start_uplink(
         name = member.factory.name,
         "this box belongs to a fleet"
     );
+    let shown = factory.clone();
     let options = uplink::Options {
         segments_at_once: settings.segments_at_once as usize,
         bytes_per_s_max: settings.bytes_per_s_max.map(|size| size.0),
@@ -176,6 +177,7 @@ fn start_uplink(
         urgent_outside_window: settings.urgent_outside_window,
         ..uplink::Options::new(factory)
     };
+    let showing = gateway.clone();
     // A gateway that is held for ever would keep the box from going down.
     let gateway = gateway.downgrade();
     let state = move || {
@@ -198,7 +200,12 @@ fn start_uplink(
                 .unwrap_or_default(),
         }
     };
-    Ok(Uplink::start(options, member, link, state))
+    let uplink = Uplink::start(options, member, link, state);
+    showing.reach(Reach {
+        factory: shown,
+        state: uplink.state(),
+    });
+    Ok(uplink)
 }
 
 fn read_flag_state(path: &Path, config: &Config) -> Option<Flagger> {

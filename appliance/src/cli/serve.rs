@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::ServeArgs;
 use super::exit::{self, Failure};
@@ -20,10 +22,11 @@ use super::station::{self, Wants};
 use crate::budget::{self, Budget};
 use crate::config::{ByteSize, Config};
 use crate::engine::cpu::CpuEngine;
-use crate::io::energy::{Energy, Sensor};
+use crate::io::energy::{Energy, Sensor, WorkIn};
 use crate::io::engine_thread::{self, EngineHandle, RingSizes, WantsWork};
 use crate::io::exchange::Exchange;
 use crate::io::gateway::{self, Gateway, TextModel, Watchers};
+use crate::io::last_errors::LastErrors;
 use crate::io::memory;
 use crate::io::systemd;
 use crate::limits;
@@ -41,14 +44,21 @@ const IO_HEAP_BYTES: usize = 6 << 20;
 
 pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let config = settings::read(args)?;
+    let errors = LastErrors::default();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
         .with_writer(std::io::stderr)
+        .finish()
+        .with(errors.clone())
         .init();
-    super::runtime()?.block_on(serve_with(args, config))
+    super::runtime()?.block_on(serve_with(args, config, errors))
 }
 
-async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure> {
+async fn serve_with(
+    args: &ServeArgs,
+    mut config: Config,
+    errors: LastErrors,
+) -> Result<(), Failure> {
     let started = Instant::now();
     let mut configured = config.clone();
     // An address in use is found before the model is loaded.
@@ -76,14 +86,15 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
         },
     };
     let (text, mut engine, exchange) = start_engine(&config, loaded, &budget, under_way, wants)?;
-    let energy = sensor.zip(engine.work.take());
-    let energy = energy.map(|(sensor, work)| Energy::start(sensor, work));
-    let energy = energy
-        .transpose()
-        .map_err(|e| Failure::io("cannot start the meter thread", e))?;
+    let energy = start_energy(sensor.zip(engine.work.take()))?;
     let seed = RandomState::new().build_hasher().finish();
     let trial = follows.as_ref().map(Follows::observer);
-    let watchers = Watchers { log, energy, trial };
+    let watchers = Watchers {
+        log,
+        energy,
+        trial,
+        errors,
+    };
     let (gateway, dispatcher) = Gateway::start(text, engine, under_way, seed, watchers);
     let dispatching = tokio::spawn(dispatcher.run());
 
@@ -151,6 +162,12 @@ async fn serve_with(args: &ServeArgs, mut config: Config) -> Result<(), Failure>
     // Everything that holds the gateway is gone, so the dispatcher ends, and the engine with it.
     let _ = tokio::time::timeout(Duration::from_secs(5), dispatching).await;
     Ok(())
+}
+
+fn start_energy(of: Option<(Sensor, WorkIn)>) -> Result<Option<Energy>, Failure> {
+    let energy = of.map(|(sensor, work)| Energy::start(sensor, work));
+    let failed = |e| Failure::io("cannot start the meter thread", e);
+    energy.transpose().map_err(failed)
 }
 
 fn start_engine(

@@ -8,6 +8,11 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use super::exit::{self, Failure};
+use crate::status::{Releases, Status, summary};
+
+mod screen;
+mod terminal;
+mod watch;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -16,33 +21,35 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http: SocketAddr,
     /// The JSON object as it came.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "watch")]
     json: bool,
+    /// A live view until q, Esc or Ctrl-C; where the output is no terminal, a line each second.
+    #[arg(long)]
+    watch: bool,
 }
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let text = ask(args.http, "GET", "/status")?;
+    if args.watch {
+        return terminal::watch(args.http);
+    }
     if args.json {
-        super::show(&format!("{text}\n"))?;
-        return Ok(());
+        let text = ask(args.http, "GET", "/status")?;
+        return super::show(&format!("{text}\n"));
     }
-    let bad = || {
-        Failure::new(
-            exit::UNAVAILABLE,
-            format!("{} does not answer like an outstation", args.http),
-        )
-    };
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(&text).map_err(|_| bad())?;
-    for (name, value) in object {
-        super::show(&format!(
-            "{name:<22} {}\n",
-            value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned)
-        ))?;
-    }
-    Ok(())
+    let (status, releases) = super::runtime()?.block_on(look(args.http))?;
+    super::show(&summary(&status, releases.as_ref(), None))
+}
+
+/// What a box says of itself and of its models; the latter is nothing where it follows no ring.
+async fn look(address: SocketAddr) -> Result<(Status, Option<Releases>), Failure> {
+    let text = ask_within(address, "GET", "/status").await?;
+    let status = Status::parse(&text).ok_or_else(|| {
+        let message = format!("{address} does not answer like an outstation");
+        Failure::new(exit::UNAVAILABLE, message)
+    })?;
+    let models = ask_within(address, "GET", "/models").await.ok();
+    let releases = models.and_then(|text| serde_json::from_str(&text).ok());
+    Ok((status, releases))
 }
 
 /// A box that does not say how it is within this is not well.
@@ -50,13 +57,16 @@ const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Asks a box something over HTTP/1.1. The error is what it said, if it said no.
 pub(super) fn ask(address: SocketAddr, method: &str, path: &str) -> Result<String, Failure> {
-    let runtime = super::runtime()?;
+    super::runtime()?.block_on(ask_within(address, method, path))
+}
+
+async fn ask_within(address: SocketAddr, method: &str, path: &str) -> Result<String, Failure> {
     let silent = |_| {
         let message = format!("{address} did not answer within {ANSWER_MAX:?}");
         Failure::new(exit::UNAVAILABLE, message)
     };
-    let asked = async { tokio::time::timeout(ANSWER_MAX, send(address, method, path)).await };
-    runtime.block_on(asked).map_err(silent)?
+    let asked = tokio::time::timeout(ANSWER_MAX, send(address, method, path));
+    asked.await.map_err(silent)?
 }
 
 /// One request; the answer is a few hundred bytes.

@@ -14,6 +14,7 @@ pub struct Board {
     ready: AtomicBool,
     beats: AtomicU64,
     sequences: AtomicU64,
+    sequences_max: AtomicU64,
     queued: AtomicU64,
     kv_blocks_free: AtomicU64,
     kv_blocks: AtomicU64,
@@ -37,6 +38,8 @@ pub struct BoardReading {
     pub ready: bool,
     /// Sequences that run.
     pub sequences: u64,
+    /// How many could, of each model that is loaded.
+    pub sequences_max: u64,
     /// Requests that wait.
     pub queued: u64,
     /// Free KV blocks.
@@ -84,6 +87,7 @@ impl Board {
 
     pub(super) fn publish(&self, occupancy: Occupancy, totals: StepTotals) {
         let put = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Release);
+        put(&self.sequences_max, u64::from(occupancy.sequences_max));
         put(&self.kv_blocks_free, u64::from(occupancy.kv_blocks_free));
         put(&self.kv_blocks, u64::from(occupancy.kv_blocks));
         put(
@@ -117,6 +121,7 @@ impl Board {
         BoardReading {
             ready: self.ready(),
             sequences: get(&self.sequences),
+            sequences_max: get(&self.sequences_max),
             queued: get(&self.queued),
             kv_blocks_free: get(&self.kv_blocks_free),
             kv_blocks: get(&self.kv_blocks),

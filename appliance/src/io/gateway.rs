@@ -23,9 +23,11 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use super::board::{Board, BoardReading};
 use super::energy::{Energy, EnergyStatus};
 use super::engine_thread::{EngineHandle, ToEngine};
+use super::last_errors::LastError;
 use super::log::{Entry, Log, LogStatus, Told};
 use super::memory::resident_bytes;
 use super::ota::runner::Handle;
+use super::uplink::{Reach, UplinkStatus};
 use crate::adapter::AdapterPool;
 use crate::grammar::Grammars;
 use crate::limits;
@@ -88,6 +90,14 @@ pub struct Status {
     pub log: Option<LogStatus>,
     /// What the machine took, where there is a meter.
     pub energy: Option<EnergyStatus>,
+    /// The way to the factory, on a box that belongs to one.
+    pub uplink: Option<UplinkStatus>,
+    /// When the program began, seconds since 1970 by this machine's clock.
+    pub started_unix_s: u64,
+    /// Seconds since then, whatever became of the clock.
+    pub uptime_s: u64,
+    /// Its last warnings and errors, the newest last.
+    pub last_errors: Vec<LastError>,
 }
 
 /// A cheap handle that all protocols share.
@@ -124,6 +134,10 @@ struct Shared {
     watchers: Watchers,
     /// The life of releases, on a box that follows a ring.
     releases: OnceLock<Handle>,
+    /// How the factory is reached, on a box that belongs to one.
+    uplink: OnceLock<Reach>,
+    started: Instant,
+    started_unix_s: u64,
     draining: AtomicBool,
     /// Rung when a request ends, for who waits for the drain.
     ended: Arc<Notify>,
@@ -168,6 +182,11 @@ impl Gateway {
             draws: AtomicU64::new(0),
             changing: Arc::default(),
             releases: OnceLock::new(),
+            uplink: OnceLock::new(),
+            started: Instant::now(),
+            started_unix_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
             commands,
             board,
             places: Arc::new(Semaphore::new(requests_under_way)),
@@ -231,6 +250,10 @@ impl Gateway {
             memory_resident_bytes: resident_bytes(),
             log: self.log().map(Log::status),
             energy: self.shared.watchers.energy.as_ref().map(Energy::status),
+            uplink: self.shared.uplink.get().map(Reach::status),
+            started_unix_s: self.shared.started_unix_s,
+            uptime_s: self.shared.started.elapsed().as_secs(),
+            last_errors: self.shared.watchers.errors.read(),
         }
     }
 
@@ -271,6 +294,11 @@ impl Gateway {
     /// The life of releases, on a box that follows a ring.
     pub fn releases(&self) -> Option<&Handle> {
         self.shared.releases.get()
+    }
+
+    /// The box has an uplink.
+    pub fn reach(&self, uplink: Reach) {
+        assert!(self.shared.uplink.set(uplink).is_ok(), "it begins once");
     }
 
     /// Refuses new requests from here on.

@@ -148,6 +148,8 @@ pub struct LogStatus {
     pub writing: bool,
     /// Bytes of the spool, by class.
     pub spool_bytes: [u64; 3],
+    /// What all classes together may take.
+    pub spool_bytes_max: u64,
     /// Segments that wait to be sent, by class.
     pub spool_segments: [u64; 3],
     /// Records that became durable since start.
@@ -383,6 +385,7 @@ impl Log {
         LogStatus {
             writing: open && !numbers.degraded,
             spool_bytes: numbers.bytes,
+            spool_bytes_max: numbers.bytes_max,
             spool_segments: numbers.segments,
             records_durable: numbers.records_durable,
             records_lost: numbers.records_lost,

@@ -1,4 +1,6 @@
-//! What the process has in memory, and the heap of the io thread.
+//! What the process and the machine have in memory, and the heap of the io thread.
+
+use std::path::Path;
 
 /// `VmRSS`, where there is a /proc.
 pub fn resident_bytes() -> Option<u64> {
@@ -6,6 +8,37 @@ pub fn resident_bytes() -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1024)
+}
+
+/// What could be had of the machine whose files lie below `root`: what is available, within what this process's group
+/// may have.
+pub fn available_bytes(root: &Path) -> Option<u64> {
+    let available = meminfo_bytes(root, "MemAvailable:")?;
+    Some(available.min(cgroup_limit_bytes(root).unwrap_or(u64::MAX)))
+}
+
+/// All of that machine.
+pub fn total_bytes(root: &Path) -> Option<u64> {
+    meminfo_bytes(root, "MemTotal:")
+}
+
+fn meminfo_bytes(root: &Path, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// `MemoryMax=` of this process's own cgroup and those above it: the smallest counts.
+fn cgroup_limit_bytes(root: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let limit = |group: &Path| {
+        let file = root.join("sys/fs/cgroup").join(group).join("memory.max");
+        let text = std::fs::read_to_string(file).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    Path::new(own).ancestors().filter_map(limit).min()
 }
 
 /// Takes memory that the io thread will want sooner or later, page by page, and gives it to the heap's free lists, so

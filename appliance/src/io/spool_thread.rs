@@ -81,6 +81,7 @@ pub struct SpoolBoard {
     degraded: AtomicBool,
     boot: AtomicU64,
     bytes: [AtomicU64; 3],
+    bytes_max: AtomicU64,
     segments: [AtomicU64; 3],
     records_durable: AtomicU64,
     records_lost: AtomicU64,
@@ -98,6 +99,7 @@ impl SpoolBoard {
         let numbers = SpoolNumbers {
             boot: get(&self.boot),
             bytes: self.bytes.each_ref().map(get),
+            bytes_max: get(&self.bytes_max),
             segments: self.segments.each_ref().map(get),
             records_durable: get(&self.records_durable),
             records_lost: get(&self.records_lost),
@@ -110,6 +112,7 @@ impl SpoolBoard {
     fn publish(&self, numbers: &SpoolNumbers, settled: u64) {
         let put = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Relaxed);
         put(&self.boot, numbers.boot);
+        put(&self.bytes_max, numbers.bytes_max);
         for index in 0..3 {
             put(&self.bytes[index], numbers.bytes[index]);
             put(&self.segments[index], numbers.segments[index]);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use outstation_wire::uplink::{FactoryMessage, Hello, RefusedCode, Welcome};
 use quinn::Connection;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -140,6 +141,64 @@ pub struct UplinkState {
     pub segments_refused: u64,
     /// Why there is no connection, if there is none that should be.
     pub trouble: Option<String>,
+    /// When the factory was last known to be there.
+    pub heard_at: Option<Instant>,
+    /// How far this machine's clock was ahead of the factory's when they last spoke.
+    pub clock_ahead_ms: Option<i64>,
+}
+
+/// The way to the factory, for who shows it.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    /// `host:port`.
+    pub factory: String,
+    /// How it is.
+    pub state: watch::Receiver<UplinkState>,
+}
+
+impl Reach {
+    /// Numbers for status.
+    pub fn status(&self) -> UplinkStatus {
+        let state = self.state.borrow();
+        let silent = |heard: Instant| {
+            if state.connected {
+                0
+            } else {
+                heard.elapsed().as_secs()
+            }
+        };
+        UplinkStatus {
+            factory: self.factory.clone(),
+            connected: state.connected,
+            last_contact_s: state.heard_at.map(silent),
+            clock_ahead_s: state.clock_ahead_ms.map(|ms| ms / 1000),
+            segments_sent: state.segments_sent,
+            bytes_sent: state.bytes_sent,
+            segments_refused: state.segments_refused,
+            trouble: state.trouble.clone(),
+        }
+    }
+}
+
+/// Numbers for status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UplinkStatus {
+    /// `host:port` of the factory.
+    pub factory: String,
+    /// Whether it answers.
+    pub connected: bool,
+    /// Seconds for which it has been silent: 0 while it answers, nothing if it never did since start.
+    pub last_contact_s: Option<u64>,
+    /// Seconds that this machine's clock is ahead of the factory's; below 0 it is behind.
+    pub clock_ahead_s: Option<i64>,
+    /// Segments that the factory took since start.
+    pub segments_sent: u64,
+    /// Their bytes.
+    pub bytes_sent: u64,
+    /// Segments that it will never take.
+    pub segments_refused: u64,
+    /// Why there is no connection, if there is none that should be.
+    pub trouble: Option<String>,
 }
 
 /// A running uplink. It ends when this is dropped; what is half sent goes on next time.
@@ -257,6 +316,9 @@ impl<S: Spool> Link<S> {
             let ended = self.session(&mut changed, &mut backoff).await;
             self.connection.send_replace(None);
             self.state.send_modify(|state| {
+                if state.connected {
+                    state.heard_at = Some(Instant::now());
+                }
                 state.connected = false;
                 state.trouble = ended.as_ref().err().map(ToString::to_string);
             });
@@ -415,6 +477,8 @@ impl<S: Spool> Link<S> {
             state.connected = true;
             state.trouble = None;
             state.factory_unix_ms = welcome.unix_ms;
+            state.heard_at = Some(Instant::now());
+            state.clock_ahead_ms = Some(unix_ms().cast_signed() - welcome.unix_ms.cast_signed());
         });
         if welcome.new_epoch {
             tracing::warn!(
@@ -525,4 +589,29 @@ fn random() -> u64 {
     std::collections::hash_map::RandomState::new()
         .build_hasher()
         .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_counted_while_there_is_no_answer() {
+        let heard = Instant::now().checked_sub(Duration::from_secs(90));
+        let (state, seen) = watch::channel(UplinkState::default());
+        let reach = Reach {
+            factory: "factory.example:4434".to_owned(),
+            state: seen,
+        };
+        assert_eq!(reach.status().last_contact_s, None, "it never answered");
+        state.send_modify(|state| {
+            (state.connected, state.heard_at) = (true, heard);
+            state.clock_ahead_ms = Some(-2500);
+        });
+        assert_eq!(reach.status().last_contact_s, Some(0));
+        assert_eq!(reach.status().clock_ahead_s, Some(-2));
+        state.send_modify(|state| state.connected = false);
+        let silent = reach.status().last_contact_s;
+        assert!(silent.is_some_and(|s| (90..100).contains(&s)), "{silent:?}");
+    }
 }

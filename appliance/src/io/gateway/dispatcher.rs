@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use super::{Command, Forecast};
 use crate::io::energy::{Energy, Haste};
 use crate::io::engine_thread::{EngineHandle, ToEngine};
+use crate::io::last_errors::LastErrors;
 use crate::io::log::{self, Entry, Log};
 use crate::request::{Lane, RequestId, Submission, Tenant, Timings, Usage};
 use crate::scheduler::{Event, Outcome};
@@ -90,6 +91,8 @@ pub struct Watchers {
     pub energy: Option<Energy>,
     /// Compares what they see with one model and with the next.
     pub trial: Option<CaseWatch>,
+    /// What the program warned of, for status.
+    pub errors: LastErrors,
 }
 
 /// Owns the rings: passes commands to the engine and events to their streams.
@@ -190,7 +193,9 @@ impl Dispatcher {
         {
             trial.end(&end, &submission);
         }
-        let Watchers { log, energy, trial } = &self.watchers;
+        let Watchers {
+            log, energy, trial, ..
+        } = &self.watchers;
         let tokens = end.usage.completion_tokens;
         let owed = energy.as_ref().map(|energy| energy.owed(id, tokens));
         let haste = log.as_ref().map_or(Haste::NextReading, Log::haste);
