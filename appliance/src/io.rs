@@ -18,6 +18,7 @@ pub mod log;
 pub mod memory;
 pub mod ota;
 pub mod probe;
+pub mod private;
 pub mod quic;
 pub mod spool_link;
 pub mod spool_thread;

@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +13,7 @@ use super::exit::{self, Failure};
 use super::settings;
 use crate::access::{Keys, SECRET_BYTES};
 use crate::config::Config;
+use crate::io::private;
 use crate::request::{Class, Tenant};
 
 /// Arguments of `keys`.
@@ -110,31 +109,10 @@ fn table(keys: &Keys) -> String {
     text
 }
 
-/// The whole file or the old one, and nobody else reads it.
 fn write(path: &Path, keys: &Keys) -> Result<(), Failure> {
-    let failed = |e| Failure::io(format!("cannot write {}", path.display()), e);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(failed)?;
-    let new = path.with_extension("json.new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(failed)?;
-    file.write_all(&keys.to_json()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    // The service reads it as a user of its own: whoever owns the folder owns the file.
-    let owner = fs::metadata(folder).map_err(failed)?;
-    std::os::unix::fs::chown(
-        &new,
-        Some(std::os::unix::fs::MetadataExt::uid(&owner)),
-        Some(std::os::unix::fs::MetadataExt::gid(&owner)),
-    )
-    .map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)?;
-    fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed)
+    let put = || {
+        private::make_folder(path.parent().unwrap_or(Path::new(".")))?;
+        private::write(path, &keys.to_json())
+    };
+    put().map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))
 }

@@ -45,10 +45,12 @@ const IO_HEAP_BYTES: usize = 6 << 20;
 pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let config = settings::read(args)?;
     let errors = LastErrors::default();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
-        .with_writer(std::io::stderr)
-        .finish()
+    let journal = systemd::journal();
+    let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::EnvFilter::new("info"))
+        .with(journal.is_none().then_some(text))
+        .with(journal)
         .with(errors.clone())
         .init();
     super::runtime()?.block_on(serve_with(args, config, errors))

@@ -18,6 +18,17 @@ use sd_notify::NotifyState;
 use super::board::BoardReading;
 use super::gateway::WeakGateway;
 
+/// The journal, where standard error goes there anyway: lines keep their fields, so that `journalctl` can select by them.
+pub fn journal() -> Option<tracing_journald::Layer> {
+    let stream = std::env::var("JOURNAL_STREAM").ok()?;
+    let error = rustix::fs::fstat(std::io::stderr()).ok()?;
+    if stream != format!("{}:{}", error.st_dev, error.st_ino) {
+        return None;
+    }
+    let journal = tracing_journald::layer().ok()?;
+    Some(journal.with_syslog_identifier("outstation".to_owned()))
+}
+
 /// Sockets that systemd opened.
 #[derive(Debug, Default)]
 pub struct Sockets {

@@ -40,6 +40,15 @@ pub enum IdentityError {
         /// What is wrong.
         why: String,
     },
+    /// Something that systemd should have loaded.
+    #[error(
+        "{}: systemd loaded no such credential: the unit needs LoadCredential= or LoadCredentialEncrypted= with this name",
+        path.display()
+    )]
+    Credential {
+        /// As configured.
+        path: PathBuf,
+    },
     /// Writing it failed.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -86,7 +95,7 @@ impl Identity {
         let mut identity = match (&access.certificate, &access.private_key) {
             (Some(certificate), Some(key)) => Self {
                 chain: certificates(certificate)?,
-                key: PrivateKeyDer::from_pem_file(key).map_err(|e| IdentityError::Pem {
+                key: PrivateKeyDer::from_pem_file(place(key)?).map_err(|e| IdentityError::Pem {
                     path: key.clone(),
                     why: e.to_string(),
                 })?,
@@ -146,12 +155,28 @@ pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     name.as_str().ok().map(str::to_owned)
 }
 
+/// A file, or what systemd loaded for the service: `credential:box.key`.
+fn place(path: &Path) -> Result<PathBuf, IdentityError> {
+    let Some(name) = path
+        .to_str()
+        .and_then(|path| path.strip_prefix("credential:"))
+    else {
+        return Ok(path.to_owned());
+    };
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let file = folder.map(|folder| folder.join(name));
+    file.filter(|file| file.is_file())
+        .ok_or_else(|| IdentityError::Credential {
+            path: path.to_owned(),
+        })
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let bad = |why: String| IdentityError::Pem {
         path: path.to_owned(),
         why,
     };
-    let all = CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?;
+    let all = CertificateDer::pem_file_iter(place(path)?).map_err(|e| bad(e.to_string()))?;
     let all: Vec<_> = all
         .collect::<Result<_, _>>()
         .map_err(|e| bad(e.to_string()))?;

@@ -6,9 +6,8 @@
 //! uplink/factory.json      written last: with it the box is enrolled
 //! ```
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use outstation_wire::hex::unhex;
@@ -16,6 +15,8 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+
+use crate::io::private;
 
 /// A member.
 pub struct Membership {
@@ -151,12 +152,7 @@ pub fn key(state: &Path) -> Result<KeyPair, MembershipError> {
                 path: folder.clone(),
                 source,
             };
-            let mut builder = fs::DirBuilder::new();
-            builder
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)
-                .map_err(failed)?;
+            private::make_folder(&folder).map_err(failed)?;
             write(&folder, KEY, key.serialize_pem().as_bytes())?;
             Ok(key)
         }
@@ -164,21 +160,7 @@ pub fn key(state: &Path) -> Result<KeyPair, MembershipError> {
     }
 }
 
-/// Puts a private file in its place: whole and on the disk, or not there.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), MembershipError> {
     let path = folder.join(name);
-    let fresh = folder.join(format!("{name}.new"));
-    let put = || {
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&fresh, &path)?;
-        File::open(folder)?.sync_all()
-    };
-    put().map_err(|source| MembershipError::File {
-        path: path.clone(),
-        source,
-    })
+    private::write(&path, bytes).map_err(|source| MembershipError::File { path, source })
 }
