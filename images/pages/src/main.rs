@@ -24,7 +24,10 @@ fn main() -> ExitCode {
     match write(&folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("outstation-pages: cannot write to {}: {e}", folder.display());
+            eprintln!(
+                "outstation-pages: cannot write to {}: {e}",
+                folder.display()
+            );
             ExitCode::from(74)
         }
     }

@@ -25,10 +25,7 @@ fn every_command_has_a_page_and_every_shell_its_words() {
             format!("fish/{name}.fish"),
         ];
         let scripts = scripts.map(|script| read(format!("{name}/{script}")));
-        for part in command
-            .get_subcommands()
-            .filter(|part| !part.is_hide_set())
-        {
+        for part in command.get_subcommands().filter(|part| !part.is_hide_set()) {
             let part = part.get_name();
             // Roff writes a hyphen with a backslash.
             let written = format!("{name}-{part}").replace('-', r"\-");
