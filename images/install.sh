@@ -57,5 +57,8 @@ systemctl daemon-reload
 systemctl enable outstation.socket outstation.service
 # The ports, which stay open over a restart; then the service, which waits for its first token.
 systemctl start outstation.socket
-systemctl restart outstation.service
+systemctl restart outstation.service || {
+    journalctl --no-pager --output cat --unit outstation --lines 3
+    fail "installed, but it does not start: the line above says why"
+}
 systemctl --no-pager --lines 0 status outstation.service

@@ -15,6 +15,11 @@ pub enum ClientError {
         /// What is wrong.
         what: String,
     },
+    /// The client's own certificate could not be used.
+    #[error(
+        "cannot show this certificate with this key ({0}): they must go together, and the certificate be of X.509 version 3"
+    )]
+    Identity(String),
     /// No socket.
     #[error("cannot open a UDP socket: {0}")]
     Socket(#[from] std::io::Error),

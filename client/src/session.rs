@@ -221,9 +221,7 @@ fn client_config(
         Some(identity) => {
             let (chain, key) = identity.parts();
             tls.with_client_auth_cert(chain, key)
-                .map_err(|error| ClientError::Trust {
-                    what: format!("a certificate and a key that do not go together ({error})"),
-                })?
+                .map_err(|error| ClientError::Identity(error.to_string()))?
         }
     };
     tls.alpn_protocols = vec![ALPN.to_vec()]; // P-1

@@ -18,7 +18,7 @@ import argparse, http.client, json, pathlib, random, re, shutil, socket, ssl, su
 HERE = "127.0.0.1"
 HOST = "10.0.2.2"  # this machine, as QEMU's own network shows it to the guest
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
-PATIENCE = 240  # seconds for anything: the emulated processor is some twenty times slower
+PATIENCE = 300  # seconds for anything: the emulated processor is some twenty times slower
 
 
 def free_port(kind):
@@ -109,7 +109,7 @@ class Machine:
             if self.process.poll() is not None:
                 sys.exit("FAIL QEMU ended")
             return "outstation: READY" in self.said()
-        until(f"READY ({what})", look, 420)
+        until(f"READY ({what})", look, 600)
         took = time.monotonic() - self.started
         passed(f"{what}: READY on the serial console {took:.0f} s after power on, emulated")
         return took
