@@ -254,6 +254,28 @@ fn over_tls(address: SocketAddr, authority: &str) -> u16 {
 }
 
 #[test]
+fn credentials_of_systemd_are_a_certificate_and_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("site");
+    authority.issue(folder.path(), "box", "127.0.0.1");
+    let access = "certificate = 'credential:box.pem'\nprivate_key = 'credential:box.key'\n";
+    let config = config(folder.path(), access);
+    let loaded = ("CREDENTIALS_DIRECTORY", folder.path());
+    let server = Server::start_with(&["--config", &config], &[loaded]);
+    assert_eq!(over_tls(server.http, &authority.file(folder.path())), 200);
+
+    let mut without = outstation();
+    without.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    let output = without.args(["--config", &config]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{error}");
+    assert!(
+        error.contains("credential:box.pem") && error.contains("LoadCredential="),
+        "{error}"
+    );
+}
+
+#[test]
 fn certificates_are_read_again_without_a_dropped_connection() {
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (Authority::new("old"), Authority::new("new"));

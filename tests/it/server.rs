@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts with loopback ports that the system picks, and waits until it says that it serves.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// The same, with variables of its environment.
+    pub(crate) fn start_with(arguments: &[&str], env: &[(&str, &Path)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = outstation()
             .arg("serve")
@@ -37,6 +43,7 @@ impl Server {
             .args(loopback(arguments, "--http"))
             .args(arguments)
             .env("XDG_RUNTIME_DIR", folder.path())
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -40,7 +40,7 @@ fn a_stream_that_runs_is_finished_before_the_end() {
         }
     }
     assert!(done, "the stream came to its end");
-    assert_eq!(usage["completion_tokens"], 2000, "with every token");
+    assert_eq!(usage["completion_tokens"], 1000, "with every token");
     let (code, _) = server.wait();
     assert_eq!(code, Some(0));
 }

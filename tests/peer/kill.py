@@ -8,6 +8,7 @@ an answer is complete only when its record is on the disk (`log.durability = "sy
 counts as acknowledged when its whole answer came. Again and again box, factory or both are killed and started anew. At
 the end everything is sent and compacted, and the Parquet files that the commits name are read with pyarrow: every
 acknowledged request is there once, none is there twice, and none was never asked. Needs Python with pyarrow.
+With --release FILE.gguf the box first follows a ring to that model, and after each start it must be what is committed.
 Prints one JSON line; ends with 1 if a record was lost or doubled.
 """
 import argparse, collections, http.client, json, pathlib, random, re, socket, subprocess, sys, tempfile, threading, time
@@ -31,7 +32,8 @@ class Site:
         self.box = self.factory = None
         (folder / "box.toml").write_text(
             f'[state]\nfolder = "{folder}/state"\n[listen]\nquic = "127.0.0.1:{self.quic}"\nhttp = "127.0.0.1:{self.http}"\n'
-            '[log]\ncontent_tenants = ["*"]\ncontent_share = 1.0\ndurability = "sync"\n[spool]\nbytes_max = "256MiB"\n')
+            '[log]\ncontent_tenants = ["*"]\ncontent_share = 1.0\ndurability = "sync"\n[spool]\nbytes_max = "256MiB"\n'
+            + (f'[models]\nring = "all"\nroot = "{folder}/store/ota/metadata/1.root.json"\ninterval_s = 1\n' if a.release else ""))
 
     def store(self):
         return ["--store", self.folder / "store"]
@@ -78,6 +80,28 @@ class Site:
         code = re.search(r"(?:[0-9A-Z]{6}-){6}[0-9A-Z]{6}", made.stdout)
         subprocess.run([self.a.outstation, "enrol", "--factory", f"127.0.0.1:{self.link}", code.group(0),
                         "--state", self.folder / "state"], check=True, stdout=subprocess.DEVNULL)
+
+    def release(self):
+        """A model in the store of releases, for everybody."""
+        def factory(*words):
+            subprocess.run([self.a.factory, *words], check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
+        for role in ("root", "targets", "models", "rollout", "snapshot", "timestamp"):
+            factory("keys", "make", "--role", role, "--out", f"{role}.pem")
+        roles = [w for r in ("root", "targets", "models", "rollout", "snapshot", "timestamp") for w in (f"--{r}", f"{r}.pem.pub")]
+        online = ["--key", "snapshot.pem", "--key", "timestamp.pem"]
+        factory("keys", "root", *self.store(), "--threshold", "1", "--models-threshold", "1", *roles, "--key", "root.pem",
+                "--key", "targets.pem")
+        factory("keys", "commit", *self.store(), *online)
+        (self.folder / "prompts.txt").write_text("the antenna\n")
+        golden = subprocess.run([self.a.outstation, "golden", "--model", self.a.release, "--prompts", self.folder / "prompts.txt"],
+                                check=True, capture_output=True).stdout
+        (self.folder / "golden.json").write_bytes(golden)
+        factory("publish", self.a.release, *self.store(), "--name", "site", "--hardware", "cpu", "--golden", "golden.json",
+                "--key", "models.pem", *online)
+        factory("rollout", *self.store(), "--ring", "all", "--manifest", "site@1", "--soak", "1s", "--key", "rollout.pem", *online)
+
+    def committed(self):
+        return json.loads(self.get(self.http, "/models")[1] or "{}").get("committed")
 
     def spooled(self):
         status, body = self.get(self.http, "/status")
@@ -133,6 +157,7 @@ def main():
     p.add_argument("--outstation", required=True)
     p.add_argument("--factory", required=True)
     p.add_argument("--model", help="GGUF file; the demo model without it")
+    p.add_argument("--release", type=lambda f: pathlib.Path(f).resolve(), help="GGUF file that the box gets over the air first")
     p.add_argument("--kills", type=int, default=20)
     p.add_argument("--users", type=int, default=4)
     p.add_argument("--seed", type=int, default=1)
@@ -144,7 +169,15 @@ def main():
     site, rng, acked = Site(a, folder), random.Random(a.seed), []
     site.start_factory()
     site.enrol()
+    if a.release:
+        site.release()
     site.start_box()
+    deadline = time.monotonic() + 60
+    while a.release and site.committed() != "site@1":
+        if time.monotonic() > deadline:
+            sys.exit(f"the release was not committed within a minute: see {folder}/box.log")
+        time.sleep(0.1)
+    uncommitted = 0
     users = [Users(site, a.seed * 1000 + n, None, acked) for n in range(a.users)]
     for user in users:
         user.start()
@@ -163,6 +196,7 @@ def main():
                 site.start_factory()
             if what != "factory":
                 site.start_box()
+                uncommitted += bool(a.release) and site.committed() != "site@1"
             if n % 50 == 49:
                 print(f"{n + 1} kills, {len(acked)} answers, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         for user in users:
@@ -188,8 +222,8 @@ def main():
     doubled = [i for i, count in rows.items() if count > 1]
     print(json.dumps({"kills": sum(killed.values()), **{f"killed_{k}": v for k, v in sorted(killed.items())},
                       "acknowledged": len(acked), "rows": sum(rows.values()), "lost": len(lost), "doubled": len(doubled),
-                      "segments_left": left, "seconds": round(time.monotonic() - began)}))
-    if lost or doubled or left:
+                      "segments_left": left, "starts_without_the_release": uncommitted, "seconds": round(time.monotonic() - began)}))
+    if lost or doubled or left or uncommitted:
         print(f"lost {lost[:5]} doubled {doubled[:5]}, see {folder}", file=sys.stderr)
         sys.exit(1)
 

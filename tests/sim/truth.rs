@@ -527,6 +527,7 @@ impl Truth {
     pub(crate) fn check_occupancy(&self, seen: Occupancy) {
         let expected = Occupancy {
             sequences: u32::try_from(self.running().count()).expect("few"),
+            sequences_max: self.limits.sequences_max,
             queued: u32::try_from(self.waiting().count()).expect("few"),
             // Beginnings that several hold count once.
             kv_blocks_free: seen.kv_blocks_free,

@@ -14,8 +14,8 @@ pub struct AccessConfig {
     /// Digests of the apps' keys, as `outstation keys` writes them. With this file nobody asks over HTTP without a key.
     /// Default: `keys.json` in the state folder.
     pub keys: Option<PathBuf>,
-    /// The box's certificate chain, PEM, leaf first. Default: one that it makes itself, for this machine alone. For this
-    /// and the next two, `credential:NAME` is what systemd loaded for the service under that name.
+    /// The box's certificate chain, PEM, leaf first. Default: one that it makes itself, for this machine alone. Here
+    /// and in the next two, `credential:NAME` is what systemd loaded for the service under that name.
     pub certificate: Option<PathBuf>,
     /// Its private key, PEM.
     pub private_key: Option<PathBuf>,

@@ -14,8 +14,8 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     give_to_owner_of(above(path), path)
 }
 
-/// Puts a file in its place: whole and on the disk, or not there. It belongs to whom its folder belongs, for an operator writes
-/// it as root, and the service reads it as a user of its own.
+/// Puts a file in its place: whole and on the disk, or not there. It belongs to whom its folder belongs, for an
+/// operator writes it as root, and the service reads it as a user of its own.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");

@@ -18,7 +18,8 @@ use sd_notify::NotifyState;
 use super::board::BoardReading;
 use super::gateway::WeakGateway;
 
-/// The journal, where standard error goes there anyway: lines keep their fields, so that `journalctl` can select by them.
+/// The journal, where standard error goes there anyway: lines keep their fields, so that `journalctl` can choose by
+/// them.
 pub fn journal() -> Option<tracing_journald::Layer> {
     let stream = std::env::var("JOURNAL_STREAM").ok()?;
     let error = rustix::fs::fstat(std::io::stderr()).ok()?;

@@ -176,7 +176,7 @@ fn a_seed_decides_every_byte() {
 
 #[test]
 fn the_bytes_are_the_same_on_any_machine() {
-    assert_eq!(hash(&demo(1)), 0x2566_A451_5EE5_E482);
+    assert_eq!(hash(&demo(1)), 0x048F_C53D_09DC_D046);
     assert_eq!(
         hash(&bytes(&spec("tiny-llama", Mix::Q4KM))),
         0xE394_676F_F363_ABD6
