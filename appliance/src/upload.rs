@@ -326,6 +326,12 @@ impl Pace {
         self.bytes_per_s.map_or(max, |rate| (rate / 2).min(max))
     }
 
+    /// Bytes that so many seconds have room for, at most `max`.
+    pub fn bytes_in(&self, seconds: u64, max: u64) -> u64 {
+        let room = |rate: u64| rate.saturating_mul(seconds).min(max);
+        self.bytes_per_s.map_or(max, room)
+    }
+
     /// These bytes are about to be sent: the time at which they may be.
     pub fn spend(&mut self, bytes: u64, now: Duration) -> Duration {
         let Some(rate) = self.bytes_per_s else {

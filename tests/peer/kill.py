@@ -103,6 +103,9 @@ class Site:
     def committed(self):
         return json.loads(self.get(self.http, "/models")[1] or "{}").get("committed")
 
+    def serves(self):
+        return json.loads(self.get(self.http, "/v1/models")[1])["data"][0]["id"]
+
     def spooled(self):
         status, body = self.get(self.http, "/status")
         return sum(json.loads(body)["log"]["spool_segments"]) if status == 200 else None
@@ -177,7 +180,7 @@ def main():
         if time.monotonic() > deadline:
             sys.exit(f"the release was not committed within a minute: see {folder}/box.log")
         time.sleep(0.1)
-    uncommitted = 0
+    committed, uncommitted = site.serves(), 0
     users = [Users(site, a.seed * 1000 + n, None, acked) for n in range(a.users)]
     for user in users:
         user.start()
@@ -196,7 +199,7 @@ def main():
                 site.start_factory()
             if what != "factory":
                 site.start_box()
-                uncommitted += bool(a.release) and site.committed() != "site@1"
+                uncommitted += bool(a.release) and site.serves() != committed
             if n % 50 == 49:
                 print(f"{n + 1} kills, {len(acked)} answers, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         for user in users:

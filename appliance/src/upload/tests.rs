@@ -155,6 +155,10 @@ fn u31_the_lower_rate_counts_and_is_kept() {
     assert_eq!(pace.piece_bytes(9000), 9000);
     pace.limit(Some(10_000), 5000);
     assert_eq!(pace.piece_bytes(9000), 2500);
+    assert_eq!(
+        (pace.bytes_in(4, 9000), pace.bytes_in(1, 9000)),
+        (9000, 5000)
+    );
     assert_eq!(pace.spend(10_000, at(3)), at(3));
     assert_eq!(pace.spend(10_000, at(3)), at(5));
     assert_eq!(pace.spend(10_000, at(100)), at(100));

@@ -14,8 +14,11 @@ use crate::fetch::{ChunkError, Download, Finish, Piece, Range, names};
 use crate::slot::stem;
 use crate::upload::Pace;
 
-/// Bytes of a pack that are asked for at once.
+/// Bytes of a pack that are asked for at once. They come as fast as the line is, and a cut loses what is of them.
 const RANGE_BYTES_MAX: u32 = 8 << 20;
+
+/// A limited rate is kept over this time: long beside a round trip, short beside a line that others use, too.
+const RANGE_SECONDS: u64 = 4;
 
 /// How far a download is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -86,7 +89,9 @@ impl<D: Disk> Fetcher<'_, D> {
             if download.reaches() >= until {
                 return Ok(());
             }
-            let Some(range) = download.next(RANGE_BYTES_MAX, &has_base) else {
+            let most = self.pace.bytes_in(RANGE_SECONDS, RANGE_BYTES_MAX.into());
+            let most = u32::try_from(most).unwrap_or(RANGE_BYTES_MAX);
+            let Some(range) = download.next(most, &has_base) else {
                 return Ok(());
             };
             self.range(download, &range, progress).await?;
