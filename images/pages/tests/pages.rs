@@ -1,4 +1,8 @@
 //! Each command of both programs has its page, and each shell its completions.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads what a program wrote"
+)]
 
 use std::process::Command;
 
