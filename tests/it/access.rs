@@ -5,12 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 
-use crate::server::{Server, exchange, get, outstation};
+use crate::server::{Server, exchange, get, outstation, until};
 
 fn config(folder: &Path, access: &str) -> String {
     let path = folder.join("box.toml");
@@ -52,14 +51,6 @@ fn chat(address: SocketAddr, headers: &str) -> (u16, String) {
     let answer: Value = serde_json::from_str(&answer).unwrap();
     let code = answer["error"]["code"].as_str().unwrap_or_default();
     (status, code.to_owned())
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
 }
 
 #[test]

@@ -4,13 +4,12 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::server::{Server, outstation, run};
+use crate::server::{Server, outstation, run, until};
 
 /// A box's folder: a configuration, a state, and a machine that is well.
 struct Site {
@@ -79,14 +78,6 @@ fn text(output: &Output) -> String {
 fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
 }
 
 #[test]

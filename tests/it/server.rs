@@ -147,6 +147,15 @@ fn loopback<'a>(arguments: &[&str], flag: &'a str) -> Vec<&'a str> {
     vec![flag, "127.0.0.1:0"]
 }
 
+/// Waits until something is so.
+pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
 /// A GET, as status code and body.
 pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     exchange(

@@ -2,7 +2,7 @@
 //!
 //! Gathers facts and prints what `doctor::examine` makes of them. It changes nothing, and needs no running box.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -136,14 +136,11 @@ fn configured(args: &DoctorArgs) -> (Config, Configuration) {
 
 /// An address of this machine at which a box that listens at `address` is asked.
 fn here(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+    if address.ip().is_unspecified() {
         // A socket for all addresses hears IPv4, too, and some machines have no ::1.
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip == Ipv6Addr::LOCALHOST => ip.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
+        return (Ipv4Addr::LOCALHOST, address.port()).into();
+    }
+    address
 }
 
 fn answer(address: SocketAddr) -> Answer {
