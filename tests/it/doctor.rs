@@ -169,6 +169,19 @@ fn a_certificate_that_expired_or_will_is_found() {
     assert!(line.starts_with("ok"), "{line}");
 }
 
+/// What systemd loads for the service is nobody else's to read, which is no fault.
+#[test]
+fn credentials_of_the_service_are_not_missed() {
+    let site = Site::new(
+        "[access]\ncertificate = 'credential:box.pem'\nprivate_key = 'credential:box.key'\n",
+    );
+    let (_, line) = site.finding(nobody(), "certificate");
+    assert!(
+        line.starts_with('-') && line.contains("credential:box.pem"),
+        "{line}"
+    );
+}
+
 #[test]
 fn a_full_spool_is_found_by_its_files() {
     let site = Site::new("[spool]\nbytes_max = '40MiB'\n");

@@ -156,7 +156,7 @@ pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 }
 
 /// A file, or what systemd loaded for the service: `credential:box.key`.
-fn place(path: &Path) -> Result<PathBuf, IdentityError> {
+pub(super) fn place(path: &Path) -> Result<PathBuf, IdentityError> {
     let Some(name) = path
         .to_str()
         .and_then(|path| path.strip_prefix("credential:"))

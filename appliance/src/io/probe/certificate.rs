@@ -10,11 +10,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::doctor::facts::{Certificate, Read, Validity};
+use crate::io::tls;
 use crate::io::uplink::Membership;
 
 /// The box's own, with its key.
 pub fn identity(certificate: &Path, key: Option<&Path>) -> Certificate {
-    let key = key.and_then(|key| PrivateKeyDer::from_pem_file(key).ok());
+    let key = key.and_then(|key| PrivateKeyDer::from_pem_file(tls::place(key).ok()?).ok());
     Certificate {
         name: "certificate",
         place: certificate.display().to_string(),
@@ -47,15 +48,19 @@ pub fn member(state: &Path, membership: &Membership) -> Certificate {
 }
 
 fn read(file: &Path, key: Option<&PrivateKeyDer<'static>>) -> Read<Validity> {
+    let Ok(file) = tls::place(file) else {
+        // systemd shows credentials to the service alone.
+        return Read::Denied;
+    };
     // The leaf is the first.
-    let first = CertificateDer::pem_file_iter(file)
+    let first = CertificateDer::pem_file_iter(&file)
         .and_then(|mut all| all.next().unwrap_or(Err(pem::Error::NoItemsFound)));
     match first {
         Ok(certificate) => judge(&certificate, key),
         Err(pem::Error::Io(e)) if e.kind() == ErrorKind::NotFound => Read::Absent,
         Err(pem::Error::Io(e)) if e.kind() == ErrorKind::PermissionDenied => Read::Denied,
         Err(e) => {
-            let bytes = fs::metadata(file).map_or(0, |metadata| metadata.len());
+            let bytes = fs::metadata(&file).map_or(0, |metadata| metadata.len());
             Read::Broken(format!(
                 "{} ({bytes} bytes) has no certificate in PEM: {e}",
                 file.display()
