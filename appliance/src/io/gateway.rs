@@ -445,7 +445,7 @@ impl Gateway {
 type BegunLog = (
     Option<Box<Entry>>,
     Option<Arc<Told>>,
-    Option<oneshot::Receiver<()>>,
+    Option<oneshot::Receiver<bool>>,
 );
 
 /// Who refused a request.

@@ -87,7 +87,7 @@ pub struct Entry {
     arrived: Instant,
     told: Arc<Told>,
     /// Rung when the record is on the disk.
-    durable: Option<oneshot::Sender<()>>,
+    durable: Option<oneshot::Sender<bool>>,
 }
 
 /// What its reader saw of an answer.
@@ -166,8 +166,12 @@ pub struct LogStatus {
     pub over_budget: u64,
 }
 
-/// How long an answer waits for its record at most.
-const DURABLE_MAX: Duration = Duration::from_secs(2);
+/// How long an answer waits for its record at most; then it is none.
+const DURABLE_MAX: Duration = if cfg!(test) {
+    Duration::from_millis(100)
+} else {
+    Duration::from_secs(10)
+};
 
 impl Log {
     /// A log into a spool. `seed` is random.
@@ -237,7 +241,7 @@ impl Log {
         text: &Arc<TextModel>,
         (model, adapter): (&str, Option<[u8; 32]>),
         arrived: Instant,
-    ) -> (Box<Entry>, Arc<Told>, Option<oneshot::Receiver<()>>) {
+    ) -> (Box<Entry>, Arc<Told>, Option<oneshot::Receiver<bool>>) {
         let told = Arc::new(Told::default());
         let (durable, receiver) = match self.inner.policy.durability {
             Durability::Async => (None, None),
@@ -297,10 +301,11 @@ impl Log {
                 return;
             };
             runtime.spawn(async move {
-                if let Some(ticket) = ticket {
-                    log.inner.records.settle(ticket, DURABLE_MAX).await;
-                }
-                let _ = durable.send(());
+                let settled = match ticket {
+                    Some(ticket) => log.inner.records.settle(ticket, DURABLE_MAX).await,
+                    None => true, // lost, and counted
+                };
+                let _ = durable.send(settled);
             });
         });
     }

@@ -165,8 +165,9 @@ impl Records {
         Some(ticket)
     }
 
-    /// Waits until a record is durable, or known to be lost. At most so long: a disk that hangs must not hang others.
-    pub async fn settle(&self, ticket: u64, at_most: Duration) {
+    /// Waits until a record is durable, or known to be lost, and says whether it is. At most so long: a disk that hangs
+    /// must not hang others.
+    pub async fn settle(&self, ticket: u64, at_most: Duration) -> bool {
         let wait = async {
             loop {
                 let settled = self.settled.notified();
@@ -176,7 +177,7 @@ impl Records {
                 settled.await;
             }
         };
-        let _ = tokio::time::timeout(at_most, wait).await;
+        tokio::time::timeout(at_most, wait).await.is_ok()
     }
 
     /// Numbers of the spool, and whether it is open.
@@ -523,8 +524,7 @@ impl DiskLoop {
 
     fn publish(&self, spool: &Spool<Folder>) {
         let numbers = spool.numbers();
-        let waits = spool.commit_due().is_some() && !numbers.degraded;
-        let settled = if waits {
+        let settled = if spool.commit_due().is_some() {
             self.board.settled.load(Ordering::Relaxed)
         } else {
             self.popped

@@ -71,8 +71,8 @@ pub struct Generation {
     pub(super) arrived: Instant,
     /// Where the log reads what its reader saw.
     pub(super) told: Option<Arc<Told>>,
-    /// Rung when its record is on the disk, where that is waited for.
-    pub(super) durable: Option<oneshot::Receiver<()>>,
+    /// Says whether its record is on the disk, where that is waited for.
+    pub(super) durable: Option<oneshot::Receiver<bool>>,
     pub(super) _place: OwnedSemaphorePermit,
 }
 
@@ -114,8 +114,15 @@ impl Generation {
         }
         if let (Ending::Last(Piece::Done { .. }), Some(durable)) = (&self.ending, &mut self.durable)
         {
-            let _ = durable.await;
+            let settled = durable.await.unwrap_or(false);
             self.durable = None;
+            if !settled {
+                self.ending = Ending::Last(Piece::Failed(Refusal::plain(
+                    RefusalKind::Internal,
+                    "the answer is complete, but its record is not on the disk yet, and this box acknowledges none before \
+                     that (log.durability = \"sync\"): ask again later, and see what `outstation doctor` says of the disk",
+                )));
+            }
         }
         match std::mem::replace(&mut self.ending, Ending::Over) {
             Ending::Last(piece) => Some(piece),

@@ -1,4 +1,4 @@
-//! Adapters that come, are changed and go while requests run: the real engine on the demo model.
+//! Adapters that come, are changed and go while requests run, and a disk that hangs: the real engine on the demo model.
 
 use std::path::{Path, PathBuf};
 
@@ -8,15 +8,18 @@ use outstation_wire::gguf::Gguf;
 use super::*;
 use crate::adapter::{Base, PoolError};
 use crate::budget::AdapterPlaces;
+use crate::config::{Durability, LogConfig, SpoolConfig};
 use crate::engine::cpu::{self, CpuEngine, EngineSize};
 use crate::generate::{self, AdapterSpec};
 use crate::io::adapters;
 use crate::io::engine_thread::{self, RingSizes, WantsWork};
+use crate::io::spool_thread::{self, SpoolSetup};
 use crate::kv::blocks_for;
 use crate::model::Model;
 use crate::request::Sampling;
 use crate::scheduler::pace::Targets;
 use crate::scheduler::{SchedulerLimits, logits_rows_max};
+use crate::spool::Identity;
 use crate::station::Station;
 use crate::tokenizer::Vocabulary;
 
@@ -25,6 +28,10 @@ const RANK: u32 = 4;
 
 /// A box with two places for adapters.
 fn gateway() -> Gateway {
+    gateway_with(Watchers::default())
+}
+
+fn gateway_with(watchers: Watchers) -> Gateway {
     let file = generate::demo(1);
     let gguf = Gguf::parse(&file).expect("our own");
     let model = Model::from_gguf(&gguf).expect("our own");
@@ -89,7 +96,7 @@ fn gateway() -> Gateway {
     };
     let station = Station::new(limits, engine);
     let (handle, _) = engine_thread::start(station, sizes).expect("a thread can be started");
-    let (gateway, dispatcher) = Gateway::start(text, handle, 16, 1, Watchers::default());
+    let (gateway, dispatcher) = Gateway::start(text, handle, 16, 1, watchers);
     tokio::spawn(dispatcher.run());
     gateway
 }
@@ -239,4 +246,60 @@ async fn an_adapter_that_does_not_fit_leaves_its_place_free() {
         .await
         .expect("the places are free");
     assert_eq!(within(answer(&gateway, "demo:good", 3)).await.len(), 3);
+}
+
+#[tokio::test]
+async fn where_records_are_waited_for_an_answer_without_one_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let setup = SpoolSetup {
+        folder: folder.path().to_owned(),
+        limits: SpoolConfig::default().limits(),
+        identity: Identity {
+            appliance: [1; 16],
+            epoch_if_new: [2; 16],
+        },
+        ring_bytes: 4 << 20,
+        unix_ms_floor: 0,
+    };
+    // Nobody gives it keys, so nothing comes to the disk.
+    let spool = spool_thread::start(setup, Instant::now()).expect("a thread can be started");
+    for (durability, acknowledged) in [(Durability::Async, true), (Durability::Sync, false)] {
+        let config = LogConfig {
+            durability,
+            ..LogConfig::default()
+        };
+        let log = Log::new(
+            spool.records.clone(),
+            &config,
+            None,
+            Instant::now(),
+            [3; 16],
+        );
+        let gateway = gateway_with(Watchers {
+            log: Some(log),
+            ..Watchers::default()
+        });
+        let mut generation = within(ask(&gateway, "demo", 3))
+            .await
+            .expect("it is served");
+        let mut pieces = Vec::new();
+        while let Some(piece) = within(generation.next()).await {
+            pieces.push(piece);
+        }
+        let last = pieces.pop();
+        assert!(
+            matches!(pieces.last(), Some(Piece::Text { .. })),
+            "{pieces:?}"
+        );
+        if acknowledged {
+            assert!(matches!(last, Some(Piece::Done { .. })), "{last:?}");
+        } else {
+            let Some(Piece::Failed(refusal)) = last else {
+                panic!("acknowledged: {last:?}");
+            };
+            assert_eq!(refusal.kind, RefusalKind::Internal);
+            assert!(refusal.message.contains("record"), "{refusal}");
+        }
+    }
+    spool.stop();
 }
