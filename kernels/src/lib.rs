@@ -17,6 +17,8 @@
 //! `heap` is beside all that: it proves that threads which took their memory at start take no more, the team's
 //! included.
 //!
+//! `train` is beside that, too: gradients, for the factory alone.
+//!
 //! `docs/kernels.md` has layouts, error bounds and measurements.
 
 #![allow(
@@ -53,6 +55,7 @@ pub mod quant;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod rows;
 pub mod team;
+pub mod train;
 
 pub use isa::Isa;
 pub use ops::{

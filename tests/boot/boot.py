@@ -247,7 +247,9 @@ class People(threading.Thread):
         while not self.stopped:
             number += 1
             text = f"{self.name_} asks {number}"
-            body = json.dumps({"model": "default", "max_tokens": 4, "messages": [{"role": "user", "content": text}]})
+            # An answer that ends at its first token is empty, and `export` leaves it out.
+            body = json.dumps({"model": "default", "max_tokens": 8, "ignore_eos": True,
+                               "messages": [{"role": "user", "content": text}]})
             try:
                 if self.site.get("POST", "/v1/chat/completions", body)[0] == 200:
                     self.acked.append(text)
