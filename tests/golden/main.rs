@@ -10,6 +10,7 @@
 )]
 
 mod adapters;
+mod quantizer;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

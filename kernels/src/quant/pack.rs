@@ -151,20 +151,39 @@ fn pack_scales_6bit(
 ) -> [i32; LARGE] {
     let groups: [(f32, f32); 8] =
         std::array::from_fn(|g| affine_scale(&x[g * 32..][..32], code_max, Min::NotNegative));
-    let (d, scales) = share(&groups.map(|g| g.0), 63);
-    let (dmin, mins) = share(&groups.map(|g| g.1), 63);
+    let (d, mut scales) = share(&groups.map(|g| g.0), 63);
+    let (dmin, mut mins) = share(&groups.map(|g| g.1), 63);
     (*d_out, *dmin_out) = (store(d), store(dmin));
+    let (d, dmin) = (float(*d_out), float(*dmin_out));
+    for (g, x) in x.chunks_exact(32).enumerate() {
+        (scales[g], mins[g]) = nearby((scales[g], mins[g]), 63, |scale, min| {
+            affine_error(x, (d * scale as f32, dmin * min as f32), code_max)
+        });
+    }
     for i in 0..4 {
         packed[i] = (scales[i] | (scales[i + 4] >> 4) << 6) as u8;
         packed[i + 4] = (mins[i] | (mins[i + 4] >> 4) << 6) as u8;
         packed[i + 8] = ((scales[i + 4] & 15) | (mins[i + 4] & 15) << 4) as u8;
     }
-    let (d, dmin) = (float(*d_out), float(*dmin_out));
     codes(
         x,
         |i| (d * scales[i / 32] as f32, dmin * mins[i / 32] as f32),
         (0, code_max),
     )
+}
+
+/// A scale and a min that were rounded each for itself, or neighbours that do better together.
+fn nearby(rounded: (i32, i32), max: i32, error: impl Fn(i32, i32) -> f32) -> (i32, i32) {
+    let (mut best, mut least) = (rounded, error(rounded.0, rounded.1));
+    for scale in (rounded.0 - 1).max(0)..=(rounded.0 + 1).min(max) {
+        for min in (rounded.1 - 1).max(0)..=(rounded.1 + 1).min(max) {
+            let error = error(scale, min);
+            if error < least {
+                (best, least) = ((scale, min), error);
+            }
+        }
+    }
+    best
 }
 
 fn store(x: f32) -> Half {
@@ -232,14 +251,59 @@ fn affine_scale(x: &[f32], code_max: i32, kind: Min) -> (f32, f32) {
     } else {
         low
     };
-    let error = |scale: f32| {
-        let inverse = inverse(scale);
-        let miss = |v: &f32| v - low - scale * nearest((v - low) * inverse, 0, code_max) as f32;
-        x.iter().map(|v| miss(v).powi(2)).sum::<f32>()
-    };
-    let candidates =
-        (-STEPS..=STEPS).map(|step| (high - low).max(0.0) / (code_max as f32 + 0.05 * step as f32));
-    (least(candidates, error), -low)
+    // The range divided by some number of steps, and then the line through the codes that this gives.
+    let range = (high - low).max(0.0);
+    let spread = (-STEPS..=STEPS).map(|step| (range / (code_max as f32 + 0.1 * step as f32), -low));
+    let candidates = spread.flat_map(|first| {
+        let codes = x
+            .iter()
+            .map(|v| (*v, affine_code(*v, first, code_max) as f32));
+        [Some(first), line(codes, kind)]
+    });
+    let mut best = ((0.0, -low), f32::INFINITY);
+    for candidate in candidates.flatten() {
+        let error = affine_error(x, candidate, code_max);
+        if error < best.1 {
+            best = (candidate, error);
+        }
+    }
+    best.0
+}
+
+/// The nearest code of `scale · code − min`.
+fn affine_code(v: f32, (scale, min): (f32, f32), code_max: i32) -> i32 {
+    nearest((v + min) * inverse(scale), 0, code_max)
+}
+
+/// The squared error that a scale and a min leave.
+fn affine_error(x: &[f32], stored: (f32, f32), code_max: i32) -> f32 {
+    let miss = |v: &f32| v + stored.1 - stored.0 * affine_code(*v, stored, code_max) as f32;
+    x.iter().map(|v| miss(v).powi(2)).sum()
+}
+
+/// `(scale, min)` of the line `scale · code − min` with the least squared error to the values; `None` where all codes
+/// are one.
+fn line(pairs: impl Iterator<Item = (f32, f32)>, kind: Min) -> Option<(f32, f32)> {
+    let [mut n, mut v, mut c, mut vc, mut cc] = [0.0_f32; 5];
+    for (value, code) in pairs {
+        n += 1.0;
+        v += value;
+        c += code;
+        vc += value * code;
+        cc += code * code;
+    }
+    let determinant = n * cc - c * c;
+    if determinant <= 0.0 {
+        return None;
+    }
+    let (scale, min) = (
+        (n * vc - v * c) / determinant,
+        (c * vc - cc * v) / determinant,
+    );
+    if kind == Min::NotNegative && min < 0.0 {
+        return Some((vc / cc, 0.0));
+    }
+    Some((scale, min))
 }
 
 /// The candidate with the least error; the first of equals.
