@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use source::{File, Part, file, files, root};
 
+mod dependencies;
 mod modules;
 mod source;
 
