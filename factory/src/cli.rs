@@ -19,8 +19,10 @@ use crate::store::{Store, StoreError};
 mod bench;
 mod bundle;
 pub mod compact;
+mod demo;
 mod devices;
 pub mod erase;
+mod eval;
 pub mod export;
 pub mod files;
 mod keys;
@@ -28,6 +30,7 @@ mod publish;
 pub mod retain;
 mod rollout;
 mod serve;
+mod train;
 
 /// Takes what boxes saw into an object store, and makes of it what training reads.
 #[derive(Debug, Parser)]
@@ -80,6 +83,12 @@ enum Command {
         #[command(flatten)]
         store: StoreArgs,
     },
+    /// Train a model, or an adapter for one.
+    Train(Box<train::TrainArgs>),
+    /// Ask a served model, and say how many answers are right.
+    Eval(eval::EvalArgs),
+    /// Sentences of the demo's task, and the right answers to them.
+    Demo(demo::DemoArgs),
     /// Make keys that sign what is released, and say which of them count.
     Keys(keys::KeysCommandArgs),
     /// Release a model or an adapter.
@@ -200,6 +209,9 @@ pub fn main() -> ExitCode {
         Command::Publish(args) => publish::run(&args),
         Command::Rollout(args) => rollout::run(&args),
         Command::Bundle(args) => bundle::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Demo(args) => demo::run(&args),
         command => data(&command),
     };
     match result {

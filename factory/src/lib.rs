@@ -9,7 +9,9 @@
 //! follows from its content, and who comes second finds it there.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod channel;
+pub mod chat;
 pub mod clean;
 pub mod cli;
 pub mod clock;
@@ -18,6 +20,7 @@ pub mod compact;
 pub mod contacts;
 pub mod days;
 pub mod erase;
+pub mod eval;
 pub mod export;
 pub mod fleet;
 pub mod ingest;
@@ -32,5 +35,7 @@ pub mod rows;
 pub mod segments;
 pub mod server;
 pub mod store;
+pub mod task;
+pub mod train;
 pub mod trial;
 pub mod web;

@@ -1,8 +1,8 @@
 //! Arithmetic of training on the CPU: what is no matrix product, forwards and backwards, in one pass each.
 //!
-//! A decoder is trained on a flat matrix of tokens, one text after the other without padding; [`Span`] says which rows are
-//! one text. Everything is f32 and written as loops that the compiler turns into vectors. The order of each sum is fixed,
-//! so a run is repeated to the bit.
+//! A decoder is trained on a flat matrix of tokens, one text after the other without padding; [`Span`] says which rows
+//! are one text. Everything is f32 and written as loops that the compiler turns into vectors. The order of each sum is
+//! fixed, so a run is repeated to the bit.
 
 mod attention;
 mod optimizer;

@@ -1,0 +1,139 @@
+//! `demo`: sentences of the demo's task, and the right answers to any of them.
+#![expect(clippy::disallowed_methods, reason = "sentences are files")]
+
+use std::io::{BufRead as _, Write as _};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::{Failure, INPUT, show};
+use crate::task::{Dice, Language, Phrases, Set};
+
+/// What `demo` does.
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    #[command(subcommand)]
+    command: DemoCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DemoCommand {
+    /// Write sentences with their right answers, as chats to learn from.
+    Data(DataArgs),
+    /// Answer sentences, one a line, as the oracle does.
+    Label {
+        /// Where they are; `-` is standard input.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct DataArgs {
+    /// Whose phrasings and values.
+    #[arg(long, value_enum)]
+    set: SetName,
+    /// How many sentences, in all languages in turn.
+    #[arg(long, value_name = "N")]
+    count: usize,
+    /// Another seed, other sentences.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Of one language alone: en, de or es.
+    #[arg(long, value_name = "CODE")]
+    language: Option<String>,
+    /// Where to; `-` is standard output.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
+}
+
+/// [`Set`] on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SetName {
+    /// To learn from.
+    Train,
+    /// To choose a model by.
+    Val,
+    /// To judge it by.
+    Test,
+    /// A jargon that the demo model never saw.
+    Drift,
+}
+
+pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
+    match &args.command {
+        DemoCommand::Data(args) => data(args),
+        DemoCommand::Label { file } => label(file),
+    }
+}
+
+fn data(args: &DataArgs) -> Result<(), Failure> {
+    let set = match args.set {
+        SetName::Train => Set::Train,
+        SetName::Val => Set::Validation,
+        SetName::Test => Set::Test,
+        SetName::Drift => Set::Drift,
+    };
+    let languages: Vec<Language> = match &args.language {
+        None => Language::ALL.into(),
+        Some(code) => {
+            let known = Language::ALL
+                .into_iter()
+                .find(|language| language.code() == code);
+            vec![known.ok_or_else(|| {
+                Failure::new(super::USAGE, format!("no language {code:?}: en, de or es"))
+            })?]
+        }
+    };
+    let (phrases, mut dice) = (Phrases::new(), Dice::new(args.seed));
+    let mut text = String::new();
+    for language in languages.into_iter().cycle().take(args.count) {
+        let question = phrases.ask(language, set, &mut dice);
+        let line = json!({
+            "messages": [
+                {"role": "user", "content": question.text},
+                {"role": "assistant", "content": question.answer},
+            ],
+            "metadata": {"language": language.code(), "intent": question.intent, "set": set.name()},
+        });
+        text += &line.to_string();
+        text.push('\n');
+    }
+    write(&args.out, &text)
+}
+
+fn label(file: &PathBuf) -> Result<(), Failure> {
+    let failed = |e| Failure::io(file.display(), e);
+    let input: Box<dyn std::io::BufRead> = if file.as_os_str() == "-" {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(std::io::BufReader::new(
+            std::fs::File::open(file).map_err(failed)?,
+        ))
+    };
+    let phrases = Phrases::new();
+    let mut unknown = 0;
+    for line in input.lines() {
+        let line = line.map_err(failed)?;
+        if let Some(reading) = phrases.read(&line) {
+            show(&format!("{}\n", reading.answer))?;
+        } else {
+            unknown += 1;
+            show("\n")?;
+        }
+    }
+    if unknown > 0 {
+        let message = format!("{unknown} sentences are none of the demo's: their lines are empty");
+        return Err(Failure::new(INPUT, message));
+    }
+    Ok(())
+}
+
+fn write(out: &PathBuf, text: &str) -> Result<(), Failure> {
+    if out.as_os_str() == "-" {
+        return show(text);
+    }
+    let written = std::fs::File::create(out).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|e| Failure::io(out.display(), e))
+}

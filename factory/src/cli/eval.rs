@@ -1,0 +1,288 @@
+//! `eval`: how many answers of a served model are right.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "data, reports and the box to be judged are files"
+)]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::{StreamExt as _, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::{Failure, INPUT, UNAVAILABLE, USAGE, runtime, show};
+use crate::api::{Api, ApiError, Asking};
+use crate::chat::{self, Chat};
+use crate::eval::{Difference, Report, is_right};
+
+/// What `eval` does.
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// Chats with right answers, one a line. The last message of each is the right answer.
+    #[arg(long, value_name = "FILE", required = true)]
+    data: Vec<PathBuf>,
+    /// Address of the server that is asked, any that speaks OpenAI's API.
+    #[arg(long, value_name = "URL", conflicts_with = "serve")]
+    url: Option<String>,
+    /// Start a box with this model for the time of the evaluation, and ask it.
+    #[arg(long, value_name = "FILE.gguf")]
+    serve: Option<PathBuf>,
+    /// The program of the box.
+    #[arg(long, value_name = "PROGRAM", default_value = "outstation")]
+    outstation: PathBuf,
+    /// An adapter that the box loads; it is what is judged then.
+    #[arg(long, value_name = "FILE.gguf", requires = "serve")]
+    adapter: Option<PathBuf>,
+    /// The model that is asked, by the server's name for it. A box calls whatever it serves `default`.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    model: String,
+    /// Another model of the same server to compare with, case by case: the difference is that from it.
+    #[arg(long, value_name = "NAME")]
+    against: Option<String>,
+    /// File whose first line is the key of the API.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Requests at once.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    parallel: usize,
+    /// Tokens of an answer at most.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_tokens: u32,
+    /// Write the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Write what was answered wrong: question, right answer and what was said.
+    #[arg(long, value_name = "FILE")]
+    mistakes: Option<PathBuf>,
+    /// Fail with exit code 1 if fewer answers are right, percent.
+    #[arg(long, value_name = "PERCENT")]
+    at_least: Option<f64>,
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        let code = match error {
+            ApiError::Address(_) => USAGE,
+            _ => UNAVAILABLE,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// Fewer right answers than were asked for.
+const NOT_ENOUGH: u8 = 1;
+
+pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
+    let mut chats = Vec::new();
+    for file in &args.data {
+        let text = std::fs::read_to_string(file).map_err(|e| Failure::io(file.display(), e))?;
+        let read = chat::read(&text).map_err(|(line, why)| {
+            Failure::new(INPUT, format!("{}:{line}: {why}", file.display()))
+        })?;
+        chats.extend(read);
+    }
+    if chats.is_empty() {
+        return Err(Failure::new(INPUT, "there is no chat to evaluate with"));
+    }
+    let key = args.key_file.as_deref().map(first_line).transpose()?;
+    // It lives as long as it is asked.
+    let (_served, url, model) = match (&args.serve, &args.url) {
+        (Some(file), _) => {
+            let served = Served::start(&args.outstation, file, args.adapter.as_deref())?;
+            let (url, model) = (served.url.clone(), served.model.clone());
+            (
+                Some(served),
+                url,
+                if args.adapter.is_some() {
+                    model
+                } else {
+                    args.model.clone()
+                },
+            )
+        }
+        (None, Some(url)) => (None, url.clone(), args.model.clone()),
+        (None, None) => {
+            return Err(Failure::new(
+                USAGE,
+                "say which server with --url, or which model with --serve",
+            ));
+        }
+    };
+    let api = Api::new(&url, &model, key.clone())?;
+    let (right, said) = answers(args, &api, &chats)?;
+    let report = Report::of(&chats, &right);
+    let mut json = json!({"model": model, "report": report});
+    show(&report.table())?;
+    if let Some(other) = &args.against {
+        let (theirs, _) = answers(args, &Api::new(&url, other, key)?, &chats)?;
+        let difference = Difference::of(theirs.iter().copied().zip(right.iter().copied()));
+        let Difference {
+            points,
+            low,
+            high,
+            gained,
+            lost,
+            ..
+        } = difference;
+        show(&format!(
+            "against {other}: {points:+.2} points ({low:+.2} to {high:+.2}), {gained} gained, {lost} lost\n"
+        ))?;
+        json["against"] = json!({"model": other, "report": Report::of(&chats, &theirs), "difference": difference});
+    }
+    if let Some(out) = &args.out {
+        std::fs::write(out, format!("{json:#}\n")).map_err(|e| Failure::io(out.display(), e))?;
+    }
+    if let Some(out) = &args.mistakes {
+        mistakes(out, &chats, &right, &said).map_err(|e| Failure::io(out.display(), e))?;
+    }
+    match args.at_least {
+        Some(percent) if report.all.percent < percent => Err(Failure::new(
+            NOT_ENOUGH,
+            format!(
+                "{:.2} % are right, {percent} were asked for",
+                report.all.percent
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn first_line(file: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| Failure::io(file.display(), e))?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+/// Asks every question; whether each answer was right, and what it was.
+fn answers(
+    args: &EvalArgs,
+    api: &Api,
+    chats: &[Chat],
+) -> Result<(Vec<bool>, Vec<String>), Failure> {
+    let asking = Asking {
+        max_tokens: args.max_tokens,
+        patience: Duration::from_mins(2),
+    };
+    let bar = ProgressBar::new(chats.len() as u64);
+    bar.set_style(
+        ProgressStyle::with_template("{bar:30} {pos} of {len} asked, {eta} left").expect("our own"),
+    );
+    let all = stream::iter(chats)
+        .map(|chat| {
+            let (api, bar) = (api.clone(), bar.clone());
+            async move {
+                let answer = api.chat(chat.split().0, asking).await;
+                bar.inc(1);
+                answer
+            }
+        })
+        .buffered(args.parallel.max(1))
+        .collect::<Vec<_>>();
+    let said = runtime(2)?
+        .block_on(all)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    bar.finish_and_clear();
+    let right = chats
+        .iter()
+        .zip(&said)
+        .map(|(chat, said)| is_right(said, chat.split().1));
+    Ok((right.collect(), said))
+}
+
+fn mistakes(out: &Path, chats: &[Chat], right: &[bool], said: &[String]) -> std::io::Result<()> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(out)?);
+    for ((chat, right), said) in chats.iter().zip(right).zip(said) {
+        if !right {
+            let (before, answer) = chat.split();
+            let question = before.last().map_or("", |message| &message.content);
+            writeln!(
+                file,
+                "{}",
+                json!({"question": question, "right": answer, "said": said, "metadata": chat.metadata})
+            )?;
+        }
+    }
+    file.flush()
+}
+
+/// A box that was started to be asked. It ends with this.
+struct Served {
+    child: Child,
+    url: String,
+    /// What is judged, by its name there.
+    model: String,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Served {
+    fn start(program: &Path, model: &Path, adapter: Option<&Path>) -> Result<Self, Failure> {
+        let mut command = Command::new(program);
+        command.arg("serve").arg("--model").arg(model);
+        command.args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        let folder = adapter.map(|adapter| {
+            let name = adapter
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            (adapter, name)
+        });
+        if let Some((adapter, name)) = &folder {
+            command
+                .arg("--adapter")
+                .arg(format!("{name}={}", adapter.display()));
+        }
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn();
+        let mut child = child.map_err(|e| {
+            Failure::new(
+                UNAVAILABLE,
+                format!("{}: {e}; say where with --outstation", program.display()),
+            )
+        })?;
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let url = lines.find_map(|line| {
+            let line = line.ok()?;
+            let (_, rest) = line.split_once("HTTP http://")?;
+            Some(format!("http://{}/v1", rest.split_whitespace().next()?))
+        });
+        // What else it says is read, so that it never waits for a reader.
+        let reading = std::thread::Builder::new().name("box".to_owned());
+        reading
+            .spawn(move || lines.for_each(drop))
+            .map_err(|e| Failure::io("a thread", e))?;
+        let mut served = Self {
+            child,
+            url: String::new(),
+            model: folder.map_or_else(|| "default".to_owned(), |(_, name)| name),
+        };
+        match url {
+            Some(url) => {
+                served.url = url;
+                Ok(served)
+            }
+            None => {
+                let ended = served
+                    .child
+                    .wait()
+                    .map_err(|e| Failure::io(program.display(), e))?;
+                Err(Failure::new(
+                    UNAVAILABLE,
+                    format!("{} did not start: {ended}", program.display()),
+                ))
+            }
+        }
+    }
+}
