@@ -32,6 +32,19 @@ pub struct Api {
     pub model: String,
 }
 
+#[derive(Deserialize)]
+struct Answer {
+    choices: Vec<Choice>,
+}
+#[derive(Deserialize)]
+struct Choice {
+    message: Content,
+}
+#[derive(Deserialize)]
+struct Content {
+    content: Option<String>,
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -114,18 +127,6 @@ impl Api {
         .await;
         let bytes =
             answer.map_err(|_| self.broken(format!("no answer in {:?}", asking.patience)))??;
-        #[derive(Deserialize)]
-        struct Answer {
-            choices: Vec<Choice>,
-        }
-        #[derive(Deserialize)]
-        struct Choice {
-            message: Content,
-        }
-        #[derive(Deserialize)]
-        struct Content {
-            content: Option<String>,
-        }
         let answer: Answer = serde_json::from_slice(&bytes).map_err(|e| self.broken(e))?;
         let first = answer.choices.into_iter().next();
         let first = first.ok_or_else(|| self.broken("an answer without a choice"))?;

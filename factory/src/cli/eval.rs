@@ -4,7 +4,7 @@
     reason = "data, reports and the box to be judged are files"
 )]
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -252,8 +252,8 @@ impl Served {
                 format!("{}: {e}; say where with --outstation", program.display()),
             )
         })?;
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let url = lines.find_map(|line| {
+        let mut said = BufReader::new(child.stdout.take().expect("it is piped"));
+        let url = said.by_ref().lines().find_map(|line| {
             let line = line.ok()?;
             let (_, rest) = line.split_once("HTTP http://")?;
             Some(format!("http://{}/v1", rest.split_whitespace().next()?))
@@ -261,28 +261,22 @@ impl Served {
         // What else it says is read, so that it never waits for a reader.
         let reading = std::thread::Builder::new().name("box".to_owned());
         reading
-            .spawn(move || lines.for_each(drop))
+            .spawn(move || std::io::copy(&mut said, &mut std::io::sink()))
             .map_err(|e| Failure::io("a thread", e))?;
         let mut served = Self {
             child,
             url: String::new(),
             model: folder.map_or_else(|| "default".to_owned(), |(_, name)| name),
         };
-        match url {
-            Some(url) => {
-                served.url = url;
-                Ok(served)
-            }
-            None => {
-                let ended = served
-                    .child
-                    .wait()
-                    .map_err(|e| Failure::io(program.display(), e))?;
-                Err(Failure::new(
-                    UNAVAILABLE,
-                    format!("{} did not start: {ended}", program.display()),
-                ))
-            }
+        if let Some(url) = url {
+            served.url = url;
+            return Ok(served);
         }
+        let ended = served
+            .child
+            .wait()
+            .map_err(|e| Failure::io(program.display(), e))?;
+        let message = format!("{} did not start: {ended}", program.display());
+        Err(Failure::new(UNAVAILABLE, message))
     }
 }

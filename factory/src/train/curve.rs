@@ -116,6 +116,10 @@ fn draw(svg: &mut String, points: &[Point]) -> Result<(), String> {
     if training.is_empty() {
         return Ok(());
     }
+    // Whole decades, which are what a logarithmic scale has labels for.
+    let decade = |exponent: f32| 10_f32.powf(exponent);
+    let first = low.log10().floor();
+    let range = decade(first)..decade(high.log10().ceil().max(first + 1.0));
     let tokens = training.last().map_or(1.0, |(tokens, _)| *tokens);
     let root = SVGBackend::with_string(svg, (900, 480)).into_drawing_area();
     let text = |e: &dyn std::fmt::Display| e.to_string();
@@ -125,12 +129,13 @@ fn draw(svg: &mut String, points: &[Point]) -> Result<(), String> {
         .caption("Loss", ("sans-serif", 18))
         .x_label_area_size(40)
         .y_label_area_size(56)
-        .build_cartesian_2d(0.0..tokens, (low * 0.8..high * 1.2).log_scale())
+        .build_cartesian_2d(0.0..tokens, range.log_scale())
         .map_err(|e| text(&e))?;
     chart
         .configure_mesh()
         .x_desc("million tokens")
         .y_desc("nats a token of the answer")
+        .y_label_formatter(&|loss| format!("{loss}"))
         .light_line_style(WHITE)
         .draw()
         .map_err(|e| text(&e))?;
@@ -140,7 +145,7 @@ fn draw(svg: &mut String, points: &[Point]) -> Result<(), String> {
     ];
     for (name, points, colour) in lines {
         chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(2))
             .map_err(|e| text(&e))?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
