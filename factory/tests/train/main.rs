@@ -1,7 +1,8 @@
 //! From chats to answers: a model is trained, served by a box, and judged; then an adapter for it is.
 #![expect(
     clippy::disallowed_methods,
-    reason = "the test writes data and reads reports"
+    clippy::unwrap_used,
+    reason = "the test writes data and reads reports, and fails by panicking"
 )]
 
 use std::path::Path;
