@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use crate::chat::Chat;
 use crate::export::ExportError;
 use crate::keys::{Keys, KeysError};
 use crate::ota::OtaError;
@@ -270,6 +271,15 @@ fn show(text: &str) -> Result<(), Failure> {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         written => written.map_err(|e| Failure::io("cannot write", e)),
     }
+}
+
+/// Chats of a file, and its text.
+#[expect(clippy::disallowed_methods, reason = "chats are a file")]
+fn read_chats(file: &std::path::Path) -> Result<(Vec<Chat>, String), Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| Failure::io(file.display(), e))?;
+    let chats = crate::chat::read(&text)
+        .map_err(|(line, why)| Failure::new(INPUT, format!("{}:{line}: {why}", file.display())))?;
+    Ok((chats, text))
 }
 
 /// Opens a folder, or what an address names. Credentials come from the environment, under the names of each provider.

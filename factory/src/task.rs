@@ -58,15 +58,16 @@ impl fmt::Display for Language {
 }
 
 /// Sets of phrasings, none of which is in two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Set {
     /// To learn from.
     Train,
     /// To choose a model by.
+    #[value(name = "val")]
     Validation,
     /// To judge it by, at the end.
     Test,
-    /// What the first model never saw.
+    /// A jargon that the first model never saw.
     Drift,
 }
 

@@ -4,10 +4,10 @@
 use std::io::{BufRead as _, Write as _};
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
-use serde_json::json;
+use clap::{Args, Subcommand};
 
 use super::{Failure, INPUT, show};
+use crate::chat::Chat;
 use crate::task::{Dice, Language, Phrases, Set};
 
 /// What `demo` does.
@@ -33,7 +33,7 @@ enum DemoCommand {
 struct DataArgs {
     /// Whose phrasings and values.
     #[arg(long, value_enum)]
-    set: SetName,
+    set: Set,
     /// How many sentences, in all languages in turn.
     #[arg(long, value_name = "N")]
     count: usize,
@@ -48,19 +48,6 @@ struct DataArgs {
     out: PathBuf,
 }
 
-/// [`Set`] on the command line.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum SetName {
-    /// To learn from.
-    Train,
-    /// To choose a model by.
-    Val,
-    /// To judge it by.
-    Test,
-    /// A jargon that the demo model never saw.
-    Drift,
-}
-
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     match &args.command {
         DemoCommand::Data(args) => data(args),
@@ -69,12 +56,6 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
 }
 
 fn data(args: &DataArgs) -> Result<(), Failure> {
-    let set = match args.set {
-        SetName::Train => Set::Train,
-        SetName::Val => Set::Validation,
-        SetName::Test => Set::Test,
-        SetName::Drift => Set::Drift,
-    };
     let languages: Vec<Language> = match &args.language {
         None => Language::ALL.into(),
         Some(code) => {
@@ -89,15 +70,15 @@ fn data(args: &DataArgs) -> Result<(), Failure> {
     let (phrases, mut dice) = (Phrases::new(), Dice::new(args.seed));
     let mut text = String::new();
     for language in languages.into_iter().cycle().take(args.count) {
-        let question = phrases.ask(language, set, &mut dice);
-        let line = json!({
-            "messages": [
-                {"role": "user", "content": question.text},
-                {"role": "assistant", "content": question.answer},
-            ],
-            "metadata": {"language": language.code(), "intent": question.intent, "set": set.name()},
-        });
-        text += &line.to_string();
+        let question = phrases.ask(language, args.set, &mut dice);
+        let mut chat = Chat::of(&question.text, &question.answer);
+        chat.metadata
+            .insert("language".to_owned(), language.code().into());
+        chat.metadata
+            .insert("intent".to_owned(), question.intent.into());
+        chat.metadata
+            .insert("set".to_owned(), args.set.name().into());
+        text += &serde_json::to_string(&chat).expect("it is plain data");
         text.push('\n');
     }
     write(&args.out, &text)

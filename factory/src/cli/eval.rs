@@ -14,9 +14,9 @@ use futures_util::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Failure, INPUT, UNAVAILABLE, USAGE, runtime, show};
+use super::{Failure, INPUT, UNAVAILABLE, USAGE, read_chats, runtime, show};
 use crate::api::{Api, ApiError, Asking};
-use crate::chat::{self, Chat};
+use crate::chat::Chat;
 use crate::eval::{Difference, Report, is_right};
 
 /// What `eval` does.
@@ -79,32 +79,20 @@ const NOT_ENOUGH: u8 = 1;
 pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     let mut chats = Vec::new();
     for file in &args.data {
-        let text = std::fs::read_to_string(file).map_err(|e| Failure::io(file.display(), e))?;
-        let read = chat::read(&text).map_err(|(line, why)| {
-            Failure::new(INPUT, format!("{}:{line}: {why}", file.display()))
-        })?;
-        chats.extend(read);
+        chats.extend(read_chats(file)?.0);
     }
     if chats.is_empty() {
         return Err(Failure::new(INPUT, "there is no chat to evaluate with"));
     }
     let key = args.key_file.as_deref().map(first_line).transpose()?;
     // It lives as long as it is asked.
-    let (_served, url, model) = match (&args.serve, &args.url) {
+    let (_served, url) = match (&args.serve, &args.url) {
         (Some(file), _) => {
             let served = Served::start(&args.outstation, file, args.adapter.as_deref())?;
-            let (url, model) = (served.url.clone(), served.model.clone());
-            (
-                Some(served),
-                url,
-                if args.adapter.is_some() {
-                    model
-                } else {
-                    args.model.clone()
-                },
-            )
+            let url = served.url.clone();
+            (Some(served), url)
         }
-        (None, Some(url)) => (None, url.clone(), args.model.clone()),
+        (None, Some(url)) => (None, url.clone()),
         (None, None) => {
             return Err(Failure::new(
                 USAGE,
@@ -112,6 +100,8 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
             ));
         }
     };
+    let adapter = args.adapter.as_deref().map(adapter_name);
+    let model = adapter.unwrap_or_else(|| args.model.clone());
     let api = Api::new(&url, &model, key.clone())?;
     let (right, said) = answers(args, &api, &chats)?;
     let report = Report::of(&chats, &right);
@@ -213,8 +203,14 @@ fn mistakes(out: &Path, chats: &[Chat], right: &[bool], said: &[String]) -> std:
 struct Served {
     child: Child,
     url: String,
-    /// What is judged, by its name there.
-    model: String,
+}
+
+/// What a box calls an adapter: its file, without the end.
+fn adapter_name(file: &Path) -> String {
+    file.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 impl Drop for Served {
@@ -229,18 +225,9 @@ impl Served {
         let mut command = Command::new(program);
         command.arg("serve").arg("--model").arg(model);
         command.args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        let folder = adapter.map(|adapter| {
-            let name = adapter
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            (adapter, name)
-        });
-        if let Some((adapter, name)) = &folder {
-            command
-                .arg("--adapter")
-                .arg(format!("{name}={}", adapter.display()));
+        if let Some(adapter) = adapter {
+            let named = format!("{}={}", adapter_name(adapter), adapter.display());
+            command.arg("--adapter").arg(named);
         }
         let child = command
             .stdout(Stdio::piped())
@@ -266,7 +253,6 @@ impl Served {
         let mut served = Self {
             child,
             url: String::new(),
-            model: folder.map_or_else(|| "default".to_owned(), |(_, name)| name),
         };
         if let Some(url) = url {
             served.url = url;

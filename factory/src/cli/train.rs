@@ -1,13 +1,13 @@
 //! `train`: a model from scratch, all of one anew, or an adapter for it.
 #![expect(clippy::disallowed_methods, reason = "data and models are files")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failure, INPUT, IO, USAGE, show};
-use crate::chat::{self, Chat};
+use super::{Failure, INPUT, IO, USAGE, read_chats, show};
+use crate::chat::Chat;
 use crate::train::{
     self, Curve, Example, LowRankPlan, Net, Plan, Quantization, Run, Schedule, Shape, TrainError,
     Vocabulary,
@@ -112,7 +112,9 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     let mut digest = blake3::Hasher::new();
     let mut chats = Vec::new();
     for file in &args.data {
-        chats.extend(read_chats(file, &mut digest)?);
+        let (read, text) = read_chats(file)?;
+        digest.update(text.as_bytes());
+        chats.extend(read);
     }
     let device = candle_core::Device::cuda_if_available(0).map_err(TrainError::from)?;
     let (net, vocabulary) = if let Some(base) = &args.base {
@@ -134,11 +136,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     };
     let examples = encode(&vocabulary, &chats, net.shape().context)?;
     let validation = match &args.validation {
-        Some(file) => encode(
-            &vocabulary,
-            &read_chats(file, &mut blake3::Hasher::new())?,
-            net.shape().context,
-        )?,
+        Some(file) => encode(&vocabulary, &read_chats(file)?.0, net.shape().context)?,
         None => Vec::new(),
     };
     let low_rank = args.lora.map(|rank| LowRankPlan {
@@ -184,14 +182,6 @@ fn shape(sizes: &Sizes, vocab: usize) -> Result<Shape, Failure> {
     };
     shape.check().map_err(|error| Failure::new(USAGE, error))?;
     Ok(shape)
-}
-
-/// Chats of a file.
-fn read_chats(file: &Path, digest: &mut blake3::Hasher) -> Result<Vec<Chat>, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|e| Failure::io(file.display(), e))?;
-    digest.update(text.as_bytes());
-    chat::read(&text)
-        .map_err(|(line, why)| Failure::new(INPUT, format!("{}:{line}: {why}", file.display())))
 }
 
 fn encode(

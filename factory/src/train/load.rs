@@ -53,6 +53,9 @@ pub fn load(file: &[u8], device: &Device) -> Result<(Net, Vocabulary), TrainErro
         context: number("context_length")?,
     };
     shape.check().map_err(refused)?;
+    if shape.layers > gguf.tensors().len() {
+        return Err(refused("it says that it has more layers than tensors"));
+    }
     let mut tensors = Vec::new();
     for (name, dims) in shape.parameters() {
         let tensor = gguf

@@ -254,7 +254,7 @@ impl Net {
 
     fn parameter(&self, at: usize) -> Tensor {
         let var = &self.base[at].var;
-        if self.scale == 0.0 {
+        if self.low_rank.iter().all(Option::is_none) {
             var.as_tensor().clone()
         } else {
             var.as_detached_tensor()

@@ -11,7 +11,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
-    AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
+    AddedToken, Model as _, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
     SplitDelimiterBehavior, Tokenizer,
 };
 
@@ -117,6 +117,9 @@ impl Vocabulary {
             )
             .build()
             .map_err(TrainError::Tokenizer)?;
+        if bpe.get_vocab_size() != tokens.iter().count() {
+            return Err(refused("a token stands twice"));
+        }
         let mut tokenizer = Self::parts(bpe)?;
         tokenizer
             .add_special_tokens(CONTROL.map(|token| AddedToken::from(token, true)))
