@@ -79,6 +79,9 @@ pub struct AdaptersConfig {
     pub count_max: Option<u32>,
     /// The highest rank that fits into a place. Default 16.
     pub rank_max: u32,
+    /// The adapter that answers who asks for `default`, or for no model, as soon as it is there. Without one the base
+    /// does.
+    pub default: Option<String>,
 }
 
 impl Default for AdaptersConfig {
@@ -88,6 +91,7 @@ impl Default for AdaptersConfig {
             folder: None,
             count_max: None,
             rank_max: 16,
+            default: None,
         }
     }
 }
@@ -379,7 +383,7 @@ fn window(key: &'static str, text: Option<&str>) -> Result<Option<Window>, Confi
 }
 
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 57] = [
+pub const KEYS: [&str; 58] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -387,6 +391,7 @@ pub const KEYS: [&str; 57] = [
     "adapters.folder",
     "adapters.count_max",
     "adapters.rank_max",
+    "adapters.default",
     "listen.quic",
     "listen.http",
     "memory.limit",

@@ -34,6 +34,12 @@ impl Chat {
         }
     }
 
+    /// What two chats have in common that ask the same, whatever was answered.
+    pub fn digest(&self) -> [u8; 16] {
+        let before = self.split().0.iter();
+        asked_digest(before.map(|message| (&*message.role, &*message.content)))
+    }
+
     /// What comes before the answer, and the answer.
     pub fn split(&self) -> (&[Message], &str) {
         let (answer, before) = self
@@ -42,6 +48,31 @@ impl Chat {
             .expect("it was checked when it was read");
         (before, &answer.content)
     }
+}
+
+/// What is asked: BLAKE3 of roles and texts, in lower case, each run of white space as one space.
+pub(crate) fn asked_digest<'m>(messages: impl Iterator<Item = (&'m str, &'m str)>) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    for (role, content) in messages {
+        hasher.update(role.as_bytes());
+        hasher.update(b"\0");
+        for word in content.split_whitespace() {
+            hasher.update(word.to_lowercase().as_bytes());
+            hasher.update(b" ");
+        }
+        hasher.update(b"\0");
+    }
+    *hasher
+        .finalize()
+        .as_bytes()
+        .first_chunk()
+        .expect("it has 32 bytes")
+}
+
+/// The lines of a file.
+pub fn write(chats: &[Chat]) -> String {
+    let line = |chat| serde_json::to_string(chat).expect("it is plain data") + "\n";
+    chats.iter().map(line).collect()
 }
 
 /// Reads the lines of a file.

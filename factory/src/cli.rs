@@ -30,6 +30,7 @@ mod keys;
 mod publish;
 pub mod retain;
 mod rollout;
+mod rounds;
 mod serve;
 mod train;
 
@@ -88,6 +89,10 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Ask a served model, and say how many answers are right.
     Eval(eval::EvalArgs),
+    /// Make an adapter of what boxes found hard, try it on a ring, and give it to the others.
+    Loop(rounds::LoopArgs),
+    /// Show cases of the loop to a person who knows the right answers.
+    Review(rounds::ReviewArgs),
     /// Sentences of the demo's task, and the right answers to them.
     Demo(demo::DemoArgs),
     /// Make keys that sign what is released, and say which of them count.
@@ -212,6 +217,8 @@ pub fn main() -> ExitCode {
         Command::Bundle(args) => bundle::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Loop(args) => rounds::run(&args),
+        Command::Review(args) => rounds::label(&args),
         Command::Demo(args) => demo::run(&args),
         command => data(&command),
     };

@@ -6,6 +6,7 @@ use crate::registry::{Contact, Device};
 
 mod page;
 
+pub(crate) use page::escape;
 pub use page::page;
 
 /// A box that did not call for this long is silent: three Hellos of five minutes.

@@ -15,6 +15,7 @@
 //! of phrasings, a jargon that the first model never sees.
 
 mod dice;
+mod loose;
 mod pattern;
 mod phrases;
 mod slot;

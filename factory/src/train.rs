@@ -87,20 +87,3 @@ impl TrainError {
         move |error| Self::File { path, error }
     }
 }
-
-/// Writes a file so that after a kill at any time there is the old one or the new one.
-#[expect(clippy::disallowed_methods, reason = "a folder is synced, too")]
-fn write_file(file: &std::path::Path, bytes: &[u8]) -> Result<(), TrainError> {
-    use std::io::Write as _;
-    let folder = file.parent().unwrap_or_else(|| std::path::Path::new("."));
-    std::fs::create_dir_all(folder).map_err(TrainError::file(folder))?;
-    let beside = file.with_extension("new");
-    let write = || {
-        let mut new = std::fs::File::create(&beside)?;
-        new.write_all(bytes)?;
-        new.sync_all()?;
-        std::fs::rename(&beside, file)?;
-        std::fs::File::open(folder)?.sync_all()
-    };
-    write().map_err(TrainError::file(file))
-}

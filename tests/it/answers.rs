@@ -298,5 +298,22 @@ fn adapters_are_models_of_their_own() {
         message.contains("this box serves `demo`, `demo:plant-7`"),
         "{message}"
     );
+    assert_eq!(ask("default").1["model"], "demo");
     server.assert_idle_and_whole();
+
+    // Whoever asks for no model gets the adapter that the configuration says, and the base where it is not there.
+    for (default, answers) in [("plant-7", "demo:plant-7"), ("plant-8", "demo")] {
+        let config = folder.path().join("box.toml");
+        std::fs::write(&config, format!("[adapters]\ndefault = '{default}'\n")).unwrap();
+        let config = config.to_str().unwrap();
+        let server = Server::start(&["--adapter", &named, "--config", config]);
+        for (asked, answers) in [("default", answers), ("", answers), ("demo", "demo")] {
+            let mut request = completion(1);
+            request["model"] = json!(asked);
+            request["stream"] = json!(false);
+            let (_, body) = post(server.http, "/v1/completions", &request);
+            let answer: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(answer["model"], answers, "{asked} of {default}");
+        }
+    }
 }

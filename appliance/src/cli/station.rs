@@ -105,6 +105,7 @@ pub(super) fn station(
         digest,
         served,
         adapters: Mutex::new(adapters),
+        default_adapter: config.adapters.default.clone(),
         tokenizer,
         template,
         grammars,

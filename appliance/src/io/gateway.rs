@@ -60,6 +60,8 @@ pub struct TextModel {
     pub tokenizer: Tokenizer,
     /// What can be added to it.
     pub adapters: Mutex<AdapterPool>,
+    /// The one of them that answers who asks for no other, if it is there.
+    pub default_adapter: Option<String>,
     /// Chat template; the error says why chats are refused.
     pub template: Result<ChatTemplate, String>,
     /// Compiles the forms that answers may have; the error says why those are refused.

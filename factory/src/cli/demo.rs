@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Failure, INPUT, show};
-use crate::chat::Chat;
+use crate::chat::{self, Chat};
 use crate::task::{Dice, Language, Phrases, Set};
 
 /// What `demo` does.
@@ -43,6 +43,9 @@ struct DataArgs {
     /// Of one language alone: en, de or es.
     #[arg(long, value_name = "CODE")]
     language: Option<String>,
+    /// Of 100 sentences so many are said loosely, with words left out, added, or in another place: to learn from.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
+    loose: u8,
     /// Where to; `-` is standard output.
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
@@ -68,9 +71,9 @@ fn data(args: &DataArgs) -> Result<(), Failure> {
         }
     };
     let (phrases, mut dice) = (Phrases::new(), Dice::new(args.seed));
-    let mut text = String::new();
+    let mut chats = Vec::new();
     for language in languages.into_iter().cycle().take(args.count) {
-        let question = phrases.ask(language, args.set, &mut dice);
+        let question = phrases.ask_loosely(language, args.set, args.loose.into(), &mut dice);
         let mut chat = Chat::of(&question.text, &question.answer);
         chat.metadata
             .insert("language".to_owned(), language.code().into());
@@ -78,10 +81,9 @@ fn data(args: &DataArgs) -> Result<(), Failure> {
             .insert("intent".to_owned(), question.intent.into());
         chat.metadata
             .insert("set".to_owned(), args.set.name().into());
-        text += &serde_json::to_string(&chat).expect("it is plain data");
-        text.push('\n');
+        chats.push(chat);
     }
-    write(&args.out, &text)
+    write(&args.out, &chat::write(&chats))
 }
 
 fn label(file: &PathBuf) -> Result<(), Failure> {

@@ -1,16 +1,11 @@
 //! `eval`: how many answers of a served model are right.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "data, reports and the box to be judged are files"
-)]
+#![expect(clippy::disallowed_methods, reason = "data and reports are files")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use clap::Args;
-use futures_util::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -18,6 +13,7 @@ use super::{Failure, INPUT, UNAVAILABLE, USAGE, read_chats, runtime, show};
 use crate::api::{Api, ApiError, Asking};
 use crate::chat::Chat;
 use crate::eval::{Difference, Report, is_right};
+use crate::judge::{self, Served, ServedError};
 
 /// What `eval` does.
 #[derive(Debug, Args)]
@@ -73,6 +69,12 @@ impl From<ApiError> for Failure {
     }
 }
 
+impl From<ServedError> for Failure {
+    fn from(error: ServedError) -> Self {
+        Self::new(UNAVAILABLE, error.to_string())
+    }
+}
+
 /// Fewer right answers than were asked for.
 const NOT_ENOUGH: u8 = 1;
 
@@ -88,7 +90,9 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     // It lives as long as it is asked.
     let (_served, url) = match (&args.serve, &args.url) {
         (Some(file), _) => {
-            let served = Served::start(&args.outstation, file, args.adapter.as_deref())?;
+            let adapter = args.adapter.as_ref();
+            let adapters = adapter.map(|file| (adapter_name(file), file.clone()));
+            let served = Served::start(&args.outstation, file, adapters.as_slice())?;
             let url = served.url.clone();
             (Some(served), url)
         }
@@ -160,21 +164,8 @@ fn answers(
     bar.set_style(
         ProgressStyle::with_template("{bar:30} {pos} of {len} asked, {eta} left").expect("our own"),
     );
-    let all = stream::iter(chats)
-        .map(|chat| {
-            let (api, bar) = (api.clone(), bar.clone());
-            async move {
-                let answer = api.chat(chat.split().0, asking).await;
-                bar.inc(1);
-                answer
-            }
-        })
-        .buffered(args.parallel.max(1))
-        .collect::<Vec<_>>();
-    let said = runtime(2)?
-        .block_on(all)
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
+    let all = judge::answers(api, chats, asking, args.parallel, || bar.inc(1));
+    let said = runtime(2)?.block_on(all)?;
     bar.finish_and_clear();
     let right = chats
         .iter()
@@ -199,70 +190,10 @@ fn mistakes(out: &Path, chats: &[Chat], right: &[bool], said: &[String]) -> std:
     file.flush()
 }
 
-/// A box that was started to be asked. It ends with this.
-struct Served {
-    child: Child,
-    url: String,
-}
-
 /// What a box calls an adapter: its file, without the end.
 fn adapter_name(file: &Path) -> String {
     file.file_stem()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Served {
-    fn start(program: &Path, model: &Path, adapter: Option<&Path>) -> Result<Self, Failure> {
-        let mut command = Command::new(program);
-        command.arg("serve").arg("--model").arg(model);
-        command.args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        if let Some(adapter) = adapter {
-            let named = format!("{}={}", adapter_name(adapter), adapter.display());
-            command.arg("--adapter").arg(named);
-        }
-        let child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn();
-        let mut child = child.map_err(|e| {
-            Failure::new(
-                UNAVAILABLE,
-                format!("{}: {e}; say where with --outstation", program.display()),
-            )
-        })?;
-        let mut said = BufReader::new(child.stdout.take().expect("it is piped"));
-        let url = said.by_ref().lines().find_map(|line| {
-            let line = line.ok()?;
-            let (_, rest) = line.split_once("HTTP http://")?;
-            Some(format!("http://{}/v1", rest.split_whitespace().next()?))
-        });
-        // What else it says is read, so that it never waits for a reader.
-        let reading = std::thread::Builder::new().name("box".to_owned());
-        reading
-            .spawn(move || std::io::copy(&mut said, &mut std::io::sink()))
-            .map_err(|e| Failure::io("a thread", e))?;
-        let mut served = Self {
-            child,
-            url: String::new(),
-        };
-        if let Some(url) = url {
-            served.url = url;
-            return Ok(served);
-        }
-        let ended = served
-            .child
-            .wait()
-            .map_err(|e| Failure::io(program.display(), e))?;
-        let message = format!("{} did not start: {ended}", program.display());
-        Err(Failure::new(UNAVAILABLE, message))
-    }
 }

@@ -152,13 +152,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
     let plan = Plan {
         shape: *net.shape(),
         low_rank,
-        schedule: Schedule {
-            steps: args.steps,
-            warmup: (args.steps / 20).max(1),
-            rate: args.rate,
-            decay: 0.05,
-            clip: 1.0,
-        },
+        schedule: Schedule::new(args.steps, args.rate),
         batch_tokens: args.batch_tokens,
         seed: args.seed,
         from: digest.finalize().to_hex().to_string(),

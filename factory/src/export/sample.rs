@@ -10,6 +10,7 @@ use outstation_wire::record::ContentMessage;
 use parquet::errors::ParquetError;
 
 use super::query::Subject;
+use crate::chat::asked_digest;
 use crate::commits::Output;
 use crate::days::Day;
 use crate::rows::read_columns;
@@ -70,24 +71,10 @@ impl Sample {
         self.opinion.correction().unwrap_or(&self.output)
     }
 
-    /// What two requests have in common that ask the same: BLAKE3 of roles and texts, in lower case, each run of white
-    /// space as one space.
+    /// What two requests have in common that ask the same.
     pub(super) fn prompt_digest(&self) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new();
-        for message in &self.messages {
-            hasher.update(message.role.as_bytes());
-            hasher.update(b"\0");
-            for word in message.content.split_whitespace() {
-                hasher.update(word.to_lowercase().as_bytes());
-                hasher.update(b" ");
-            }
-            hasher.update(b"\0");
-        }
-        *hasher
-            .finalize()
-            .as_bytes()
-            .first_chunk()
-            .expect("it has 32 bytes")
+        let messages = self.messages.iter();
+        asked_digest(messages.map(|message| (&*message.role, &*message.content)))
     }
 }
 

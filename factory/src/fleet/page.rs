@@ -178,7 +178,7 @@ fn or_dash(text: &str) -> String {
 }
 
 /// Text that boxes chose, as text.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

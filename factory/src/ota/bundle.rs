@@ -4,9 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a stick has files")]
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use outstation_wire::release::Rollout;
 
@@ -196,17 +194,5 @@ fn is_there(file: &Path, proof: &Proof) -> Result<bool, OtaError> {
 
 /// Writes a file whole or not at all.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), OtaError> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    let put = || {
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let mut file = File::create(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)
-    };
-    put().map_err(|e| OtaError::file(path, e))
+    crate::whole::write(path, bytes).map_err(|e| OtaError::file(path, e))
 }

@@ -161,11 +161,6 @@ pub fn read(path: &Path) -> Result<Document, OtaError> {
 
 /// Writes a document whole or not at all.
 pub fn write(path: &Path, document: &Document) -> Result<(), OtaError> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    let written = std::fs::write(&fresh, document.to_bytes())
-        .and_then(|()| std::fs::File::open(&fresh)?.sync_all())
-        .and_then(|()| std::fs::rename(&fresh, path));
+    let written = crate::whole::write(path, &document.to_bytes());
     written.map_err(|e| OtaError::file(path, e))
 }

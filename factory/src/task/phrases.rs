@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use super::loose::Common;
 use super::pattern::{self, Bindings, Eye, Mouth, Node};
 use super::slot::{KNOWN_FIRST, Value, Words};
 use super::{Dice, Language, Set};
@@ -20,6 +21,7 @@ struct Phrase {
 #[derive(Debug)]
 pub struct Phrases {
     languages: [Vec<Phrase>; 3],
+    common: [Common; 3],
     /// Intents in the order of the files.
     intents: Vec<String>,
     words: Words,
@@ -60,6 +62,7 @@ const FILES: [&str; 3] = [
 ];
 const WORDS: &str = include_str!("phrases/words.txt");
 const TERMS: &str = include_str!("phrases/terms.txt");
+const COMMON: &str = include_str!("phrases/common.txt");
 
 /// Percent of sentences with a typing error.
 const TYPO_PERCENT: usize = 20;
@@ -85,6 +88,13 @@ impl Phrases {
             words.add("meaning", term, meanings.map(|text| vec![text.to_owned()]));
         }
         let languages = FILES.map(phrases);
+        let mut more = COMMON.lines().filter(|line| !line.starts_with('#'));
+        let common = languages.each_ref().map(|phrases| {
+            let learned = phrases.iter().filter(|phrase| phrase.set == Set::Train);
+            let patterns = learned.map(|phrase| (&*phrase.intent, &*phrase.nodes));
+            let more = more.next().expect("a line for each language");
+            Common::new(patterns, more.split_whitespace().map(str::to_owned))
+        });
         let mut intents: Vec<String> = Vec::new();
         for phrase in &languages[0] {
             if !intents.contains(&phrase.intent) {
@@ -93,6 +103,7 @@ impl Phrases {
         }
         Self {
             languages,
+            common,
             intents,
             words,
         }
@@ -105,6 +116,17 @@ impl Phrases {
 
     /// A sentence that somebody may write.
     pub fn ask(&self, language: Language, set: Set, dice: &mut Dice) -> Question {
+        self.ask_loosely(language, set, 0, dice)
+    }
+
+    /// The same; of 100 so many are said loosely, which the oracle need not understand.
+    pub fn ask_loosely(
+        &self,
+        language: Language,
+        set: Set,
+        percent: usize,
+        dice: &mut Dice,
+    ) -> Question {
         // Explanations are many, so they come more often.
         let kinds = self.intents.len() + 2;
         let index = dice.below(kinds).min(self.intents.len() - 1);
@@ -128,6 +150,9 @@ impl Phrases {
             dice,
         };
         pattern::say(&phrase.nodes, &mut mouth, &mut bindings, &mut said);
+        if percent > 0 && dice.chance(percent) {
+            said = self.common[language as usize].loosen(said, dice);
+        }
         if dice.chance(TYPO_PERCENT) {
             let at = dice.below(said.len());
             if let (true, Some(wrong)) = (said[at].1, pattern::mistype(&said[at].0, dice)) {

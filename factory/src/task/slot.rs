@@ -154,6 +154,10 @@ impl Slot {
                 Value::Text(format!("{letters}-{:03}", dice.below(1000)))
             }
             Self::Sector => between(dice, 1, 6),
+            // Short numbers are few, and people like them.
+            Self::Watts if dice.chance(25) => between(dice, 5, 9),
+            Self::Hours | Self::Plain if dice.chance(25) => between(dice, 2, 9),
+            Self::Percent if dice.chance(25) => between(dice, 5, 9),
             Self::Watts => between(dice, 5, 80),
             Self::Degrees => between(dice, 0, 12),
             Self::Time(_) => {

@@ -52,7 +52,7 @@ pub(super) fn write(
         ("stored".to_owned(), json(serde_json::to_string(&stored))),
     ]);
     let whole = safetensors::serialize(views, Some(metadata)).expect("names are unique");
-    crate::train::write_file(file, &whole)
+    crate::whole::write(file, &whole).map_err(TrainError::file(file))
 }
 
 /// Reads into an optimizer of the same plan. `None`: there is no checkpoint.

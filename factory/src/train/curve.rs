@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Progress, TrainError, write_file};
+use super::{Progress, TrainError};
 
 /// A point of the curve.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ impl Curve {
             .filter(|point: &Point| point.step <= step)
             .collect();
         let lines: String = points.iter().map(line).collect();
-        write_file(&file, lines.as_bytes())?;
+        crate::whole::write(&file, lines.as_bytes()).map_err(TrainError::file(&file))?;
         Ok(Self {
             folder: folder.to_owned(),
             points,
@@ -88,7 +88,7 @@ impl Curve {
         let mut svg = String::new();
         draw(&mut svg, &self.points)
             .map_err(|error| TrainError::file(&file)(std::io::Error::other(error)))?;
-        write_file(&file, svg.as_bytes())
+        crate::whole::write(&file, svg.as_bytes()).map_err(TrainError::file(&file))
     }
 }
 

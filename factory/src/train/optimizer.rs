@@ -24,7 +24,21 @@ pub struct Schedule {
     pub clip: f32,
 }
 
+/// Steps of warm-up at most: AdamW knows the gradients' sizes by then.
+const WARMUP_MAX: u32 = 100;
+
 impl Schedule {
+    /// The usual one of so many steps.
+    pub fn new(steps: u32, rate: f32) -> Self {
+        Self {
+            steps,
+            warmup: (steps / 20).clamp(1, WARMUP_MAX),
+            rate,
+            decay: 0.05,
+            clip: 1.0,
+        }
+    }
+
     /// The rate of a step, counted from 1.
     pub fn rate_at(&self, step: u32) -> f32 {
         if step <= self.warmup {

@@ -60,25 +60,32 @@ impl TextModel {
         std::iter::once(base.clone()).chain(with_adapter).collect()
     }
 
-    /// What a request asks for by name: nothing, the base's or `default`; with a colon and an adapter's; or the
+    /// What a request asks for by name: nothing or `default`; the base's; with a colon and an adapter's; or the
     /// adapter's alone, which is never the base's.
     pub(super) fn resolve(&self, model: Option<&str>) -> Result<Answering, Refusal> {
         let base = &self.served.id;
         let name = match model {
-            None | Some("" | "default") => return Ok(self.base()),
+            None | Some("" | "default") => {
+                let adapter = self.default_adapter.as_deref();
+                let with = adapter.and_then(|adapter| self.with(adapter));
+                return Ok(with.unwrap_or_else(|| self.base()));
+            }
             Some(name) if name == base => return Ok(self.base()),
             Some(name) => name,
         };
         let of = |base: &str| name.strip_prefix(base)?.strip_prefix(':');
         let adapter = of(base).or_else(|| of("default")).unwrap_or(name);
-        let found = self.adapters().find(adapter);
-        match found {
-            Some(found) => Ok(Answering {
-                id: format!("{base}:{adapter}"),
-                adapter: Some(found),
-            }),
-            None => Err(no_model(name, &self.models())),
-        }
+        let with = self.with(adapter);
+        with.ok_or_else(|| no_model(name, &self.models()))
+    }
+
+    /// The base with an adapter, if it is there.
+    fn with(&self, adapter: &str) -> Option<Answering> {
+        let found = self.adapters().find(adapter)?;
+        Some(Answering {
+            id: format!("{}:{adapter}", self.served.id),
+            adapter: Some(found),
+        })
     }
 
     pub(super) fn base(&self) -> Answering {

@@ -67,6 +67,7 @@ fn gateway_with(watchers: Watchers) -> Gateway {
         digest: [0; 32],
         tokenizer: Tokenizer::new(&vocabulary).expect("our own"),
         adapters: Mutex::new(pool),
+        default_adapter: None,
         template: Err("no template".to_owned()),
         grammars: Err("no forms".to_owned()),
         limits: RequestLimits {

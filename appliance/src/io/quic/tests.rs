@@ -105,6 +105,7 @@ fn text(name: &str) -> TextModel {
             parent: None,
         },
         adapters: Mutex::new(AdapterPool::none()),
+        default_adapter: None,
         tokenizer: bytes_tokenizer(),
         template: Err("no template".into()),
         grammars: Err("no forms".into()),

@@ -1,0 +1,16 @@
+//! The closed loop, from flagged records to the rings: it ends the same wherever it is killed, and what is worse stays here.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as tests do, and prepare files"
+)]
+
+#[path = "../ota/world.rs"]
+#[expect(dead_code, reason = "the tests of releases use all of it")]
+mod releases;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod loops;
+mod review;
+mod site;
