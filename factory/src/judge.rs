@@ -1,8 +1,4 @@
 //! Judging: a box is started for a model, asked all questions through its API, and its answers compared.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the box is a process whose output is read by a thread"
-)]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A round is a folder. Each step leaves a file there, whole or not at all, and is skipped where its file is; training
-//! goes on from its checkpoint, labels from the last one, and what is released is found again by its digest. So a round
-//! that was killed anywhere ends as if it had not been, and nothing is trained or released twice. `docs/closed-loop.md`.
+//! goes on from its checkpoint, labels from the last one, and what is released is found again by its digest. So a
+//! round that was killed anywhere ends as if it had not been, and nothing is trained or released twice.
+//! `docs/closed-loop.md`.
 
 mod cases;
 mod folder;

@@ -10,9 +10,9 @@
 //! patterns of words, choices and slots. The same patterns say sentences from a seed and read them back, so the oracle
 //! needs no memory of what was said: it parses, and forgives one typing error in a word.
 //!
-//! Training, validation and test have other phrasings and other values of open slots (sites, alarm numbers, times,
-//! powers, …); values of closed ones (sectors, days, parts) are few, and the same everywhere. *Drift* is a fourth set
-//! of phrasings, a jargon that the first model never sees.
+//! Training, validation and test have other phrasings and other values of open slots (sites, alarm numbers, powers,
+//! …); values of closed ones (sectors, days, quarters of an hour, parts) are few, and the same everywhere. *Drift* is
+//! a fourth set of phrasings, a jargon that the first model never sees.
 
 mod dice;
 mod loose;

@@ -19,7 +19,6 @@ pub(super) async fn choose(
     let known = known(folder)?;
     let all = folder.of(round, "export.jsonl");
     let place = all.parent().expect("it is in the round's folder");
-    #[expect(clippy::disallowed_methods, reason = "a round is a folder")]
     std::fs::create_dir_all(place).map_err(RoundError::file(place))?;
     let options = ExportOptions {
         format: Format::ChatJsonl,

@@ -3,11 +3,13 @@
 //! ```text
 //! WORK/lock
 //! WORK/0007/round.json                what it is about, what was released, how it ended
-//!           cases.jsonl               chosen requests, as `export` writes them
+//!           export.jsonl              what the query takes, and its manifest beside it
+//!           cases.jsonl               those of them that are new, as `export` writes them
 //!           labels.jsonl              their right answers, one after the other
 //!           learn.jsonl judge.jsonl   labelled cases: to learn from, to judge with
 //!           run/                      the training: checkpoint, curve, adapter.gguf
 //!           verdict.json              how the adapter did, and whether it is released
+//!           golden.json               texts that boxes must find as likely
 //! ```
 #![expect(
     clippy::disallowed_methods,

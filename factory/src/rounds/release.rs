@@ -303,7 +303,12 @@ impl<'a> Desk<'a> {
             return Ok(Canary::Bad(format!("ring {ring}: {now}")));
         }
         let registry = Registry::new(self.repository.store().clone());
-        let devices = registry.devices(&mut Objects::default()).await?;
+        let mut devices = registry.devices(&mut Objects::default()).await?;
+        // Who is away for long does not hold the others up.
+        devices.retain(|device| {
+            let contact = device.contact.as_ref();
+            contact.is_some_and(|it| now_unix_ms.saturating_sub(it.unix_ms) < AWAY_AFTER_MS)
+        });
         let progress = Progress::new(&rollout, &devices, now_unix_ms / 1000);
         if progress.rejected > 0 {
             let contacts = devices.iter().filter_map(|device| device.contact.as_ref());
@@ -318,7 +323,7 @@ impl<'a> Desk<'a> {
             return Ok(Canary::Well);
         }
         Ok(Canary::Trying(format!(
-            "ring {ring}: {} of {} boxes serve it",
+            "ring {ring}: {} of {} boxes that called within the hour serve it",
             progress.committed, progress.boxes
         )))
     }
@@ -402,6 +407,8 @@ fn facts_of(manifest: &Manifest) -> Facts {
     }
 }
 
+/// A box that did not call for this long is not waited for.
+const AWAY_AFTER_MS: u64 = 3_600_000;
 /// Texts that go with an adapter.
 const GOLDEN_TEXTS: usize = 8;
 

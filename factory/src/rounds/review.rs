@@ -1,5 +1,6 @@
 //! A page on which a person says what the right answers are, one case after the other.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -152,16 +153,11 @@ fn html(page: &Page, waiting: Option<&Waiting>) -> String {
 
 fn form(page: &Page, waiting: &Waiting) -> String {
     let (before, answer) = waiting.case.split();
-    let said: String = before
-        .iter()
-        .map(|message| {
-            format!(
-                "<p class=said><b>{}</b> {}</p>",
-                escape(&message.role),
-                escape(&message.content)
-            )
-        })
-        .collect();
+    let mut said = String::new();
+    for message in before {
+        let (role, content) = (escape(&message.role), escape(&message.content));
+        let _ = write!(said, "<p class=said><b>{role}</b> {content}</p>");
+    }
     let flags = waiting.case.metadata.get("flags");
     let flags = flags
         .and_then(|flags| flags.as_array())

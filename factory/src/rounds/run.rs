@@ -46,27 +46,26 @@ pub async fn once(
     let desk = Desk::new(settings, store.clone())?;
     let rounds = folder.rounds()?;
     let open = rounds.last().filter(|round| round.ended.is_none()).cloned();
-    let round = match open {
-        Some(round) => round,
-        None => {
-            let number = u32::try_from(rounds.len()).expect("fewer than 2^32 rounds") + 1;
-            let found = cases::choose(settings, &folder, (number, &store), unix_ms()).await?;
-            let needed = settings.cases.min;
-            if found < needed {
-                return Ok(Outcome::TooFew { found, needed });
-            }
-            let running = desk.running().await?;
-            let round = Round {
-                number,
-                began_unix_ms: unix_ms(),
-                model: running.model,
-                before: before(&rounds, running.adapter, settings)?,
-                ..Round::default()
-            };
-            folder.store(&round)?;
-            tell(&format!("round {number} begins with {found} new cases"));
-            round
+    let round = if let Some(round) = open {
+        round
+    } else {
+        let number = u32::try_from(rounds.len()).expect("fewer than 2^32 rounds") + 1;
+        let found = cases::choose(settings, &folder, (number, &store), unix_ms()).await?;
+        let needed = settings.cases.min;
+        if found < needed {
+            return Ok(Outcome::TooFew { found, needed });
         }
+        let running = desk.running().await?;
+        let round = Round {
+            number,
+            began_unix_ms: unix_ms(),
+            model: running.model,
+            before: before(&rounds, running.adapter, settings)?,
+            ..Round::default()
+        };
+        folder.store(&round)?;
+        tell(&format!("round {number} begins with {found} new cases"));
+        round
     };
     let mut work = Work {
         settings,

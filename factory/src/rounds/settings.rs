@@ -311,6 +311,7 @@ replay = ["train.jsonl"]
 old = ["test.jsonl"]
 "#;
 
+    #[expect(clippy::disallowed_methods, reason = "settings are a file")]
     fn read(text: &str) -> Result<Settings, String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("loop.toml");

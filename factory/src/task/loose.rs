@@ -1,7 +1,8 @@
-//! Sentences said loosely: words left out, added, or in another place, as people write who know that they are understood.
+//! Sentences said loosely: words left out, added, or in another place, as people write who know that they are
+//! understood.
 //!
-//! What a model learns from patterns alone is the patterns. Said loosely, a sentence keeps what decides about its meaning:
-//! its values with the word before them, and words that few intents have.
+//! What a model learns from patterns alone is the patterns. Said loosely, a sentence keeps what decides about its
+//! meaning: its values with the word before them, and words that few intents have.
 
 use std::collections::{BTreeMap, BTreeSet};
 

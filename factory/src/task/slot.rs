@@ -124,7 +124,7 @@ impl Slot {
     pub(super) fn draw(self, set: Set, words: &Words, dice: &mut Dice) -> Value {
         loop {
             let value = self.any(words, dice);
-            if !self.is_open() || set_of(&value) == owner(set) {
+            if !self.is_open() || is_short(&value) || set_of(&value) == owner(set) {
                 return value;
             }
         }
@@ -134,13 +134,7 @@ impl Slot {
     fn is_open(self) -> bool {
         matches!(
             self,
-            Self::Site(_)
-                | Self::Watts
-                | Self::Time(_)
-                | Self::Alarm
-                | Self::Hours
-                | Self::Percent
-                | Self::Plain
+            Self::Site(_) | Self::Watts | Self::Alarm | Self::Hours | Self::Percent | Self::Plain
         )
     }
 
@@ -155,9 +149,8 @@ impl Slot {
             }
             Self::Sector => between(dice, 1, 6),
             // Short numbers are few, and people like them.
-            Self::Watts if dice.chance(25) => between(dice, 5, 9),
+            Self::Watts | Self::Percent if dice.chance(25) => between(dice, 5, 9),
             Self::Hours | Self::Plain if dice.chance(25) => between(dice, 2, 9),
-            Self::Percent if dice.chance(25) => between(dice, 5, 9),
             Self::Watts => between(dice, 5, 80),
             Self::Degrees => between(dice, 0, 12),
             Self::Time(_) => {
@@ -302,6 +295,11 @@ impl Slot {
 }
 
 const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// Of numbers below ten there are too few to keep any from a set: who never saw `7 W` takes 77 for it.
+fn is_short(value: &Value) -> bool {
+    matches!(value, Value::Number(..10))
+}
 
 /// Which set may have a value: 1 in 10 is validation's, 2 are the test's.
 fn set_of(value: &Value) -> Set {

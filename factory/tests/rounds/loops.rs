@@ -69,7 +69,7 @@ async fn undisturbed() -> (Site, Round) {
     site.calls(1, "canary", 2, "fetching", &objects).await;
     let waits = site.once(&settings, Arc::clone(&objects)).await.unwrap();
     assert!(
-        matches!(&waits, Outcome::Waits { what, .. } if what.contains("0 of 1 boxes serve it")),
+        matches!(&waits, Outcome::Waits { what, .. } if what.contains("0 of 1 boxes that called within the hour serve it")),
         "{waits:?}"
     );
     assert_eq!(
@@ -113,7 +113,11 @@ async fn killed(site: &Site, round: &Round) {
     println!("killed at each of {operations} operations");
     assert!(operations > 50, "{operations}");
     for at in 0..operations {
-        let fault = [Fault::KillBefore, Fault::KillAfter][at as usize % 2];
+        let fault = if at % 2 == 0 {
+            Fault::KillBefore
+        } else {
+            Fault::KillAfter
+        };
         let copy = site.world.path(&format!("killed-{at}"));
         unreleased(&site.work, &copy);
         let settings = site.settings(&copy, ORACLE);

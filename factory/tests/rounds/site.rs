@@ -199,7 +199,7 @@ impl Site {
         objects: Arc<dyn ObjectStore>,
     ) -> Result<Outcome, RoundError> {
         once(settings, Store::new(objects), &mut |line| {
-            println!("{line}")
+            println!("{line}");
         })
         .await
     }

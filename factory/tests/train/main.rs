@@ -49,7 +49,7 @@ impl World {
 /// Sizes that learn some sentences by heart within seconds.
 const SIZES: &str =
     "--hidden 64 --heads 2 --kv-heads 1 --layers 2 --ffn 128 --vocab 400 --context 256";
-const STEPS: &str = "--steps 200 --batch-tokens 500 --rate 0.004";
+const STEPS: &str = "--steps 320 --batch-tokens 500 --rate 0.004";
 
 #[test]
 fn what_was_learned_is_what_a_box_answers_and_an_adapter_adds_to_it() {
