@@ -7,7 +7,7 @@
 use std::io::{Result, Write as _};
 use std::path::Path;
 
-/// Writes a file, and its folder if it is missing, so that after a kill at any time there is the old one or the new one.
+/// Writes a file, and its folder if it is missing: after a kill at any time there is the old one or the new one.
 pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match file.parent() {
         Some(folder) if folder != Path::new("") => folder,

@@ -1,4 +1,5 @@
-//! The closed loop, from flagged records to the rings: it ends the same wherever it is killed, and what is worse stays here.
+//! The closed loop, from flagged records to the rings: it ends the same wherever it is killed, and what is worse stays
+//! here.
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
