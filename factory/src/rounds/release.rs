@@ -11,7 +11,7 @@ use super::label::JUDGE;
 use super::learn::ADAPTER;
 use super::{Folder, Round, RoundError, Settings};
 use crate::ota::pending::{Pending, Went};
-use crate::ota::publish::{Base, Facts, Silent, manifest, publish, releases};
+use crate::ota::publish::{Base, Facts, Released, Silent, manifest, publish, releases};
 use crate::ota::repository::{Repository, State};
 use crate::ota::rollout::{self, Progress};
 use crate::ota::signing::{SigningKey, load_all};
@@ -164,20 +164,7 @@ impl<'a> Desk<'a> {
             golden: self.golden(folder, round.number).await?,
             ..Facts::default()
         };
-        let files = (&source, &[][..]);
-        let told = (
-            now_unix_ms,
-            &mut Silent as &mut dyn crate::ota::publish::Progress,
-        );
-        let released = publish(
-            &self.repository,
-            &self.pending,
-            files,
-            &facts,
-            &self.keys,
-            told,
-        );
-        let released = released.await?;
+        let released = self.put(&source, &facts, now_unix_ms).await?;
         if let Some(Went::Waits {
             path,
             found,
@@ -186,8 +173,23 @@ impl<'a> Desk<'a> {
         {
             return Ok(Signed::Waits(waits(&path, found, needed)));
         }
-        self.show(now_unix_ms).await?;
         Ok(Signed::Done(self.number(&released.manifest).await?))
+    }
+
+    /// Publishes, and makes boxes see it.
+    async fn put(
+        &self,
+        source: &Source,
+        facts: &Facts,
+        now_unix_ms: u64,
+    ) -> Result<Released, RoundError> {
+        let (files, told) = ((source, &[][..]), (now_unix_ms, &mut Silent as &mut _));
+        let (repository, pending) = (&self.repository, &self.pending);
+        let released = publish(repository, pending, files, facts, &self.keys, told).await?;
+        if !matches!(released.went, Some(Went::Waits { .. })) {
+            self.show(now_unix_ms).await?;
+        }
+        Ok(released)
     }
 
     /// Texts that a box must find as likely as the box that judged did.
@@ -244,6 +246,8 @@ impl<'a> Desk<'a> {
             .iter()
             .find(|adapter| adapter.name == *name);
         if has.map(|adapter| &adapter.manifest) == wanted.as_ref() {
+            // Who wrote it may have been killed before boxes could see it.
+            self.show(now_unix_ms).await?;
             return Ok(Signed::Done(current.counter));
         }
         if round.signing {
@@ -364,22 +368,7 @@ impl<'a> Desk<'a> {
         }
         let before = earlier.values().rev().find(|it| it.digest() == digest);
         let before = before.ok_or_else(|| OtaError::input(source.name(), "it was not released"))?;
-        let facts = facts_of(before);
-        let told = (
-            now_unix_ms,
-            &mut Silent as &mut dyn crate::ota::publish::Progress,
-        );
-        let files = (&source, &[][..]);
-        let released = publish(
-            &self.repository,
-            &self.pending,
-            files,
-            &facts,
-            &self.keys,
-            told,
-        );
-        let released = released.await?;
-        self.show(now_unix_ms).await?;
+        let released = self.put(&source, &facts_of(before), now_unix_ms).await?;
         self.number(&released.manifest).await
     }
 

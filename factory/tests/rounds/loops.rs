@@ -131,6 +131,10 @@ async fn killed(site: &Site, round: &Round) {
         let end = outcome.unwrap_or_else(|e| panic!("{at}, {fault:?}: {e}"));
         assert_eq!(ended(&end), round, "{at}, {fault:?}");
         assert_eq!(released(&objects).await, everywhere(), "{at}, {fault:?}");
+        assert!(
+            site.is_shown(&objects).await,
+            "{at}, {fault:?}: no box sees it"
+        );
         std::fs::remove_dir_all(&copy).unwrap();
     }
 }

@@ -192,6 +192,14 @@ impl Site {
         Settings::read(&file).unwrap()
     }
 
+    /// Whether boxes see all that is released.
+    pub(crate) async fn is_shown(&self, objects: &Arc<dyn ObjectStore>) -> bool {
+        let repository = Repository::new(Store::new(Arc::clone(objects)));
+        let keys = self.world.releasing();
+        let refreshed = repository.refresh(&keys, unix_ms() / 1000).await;
+        !refreshed.unwrap().changed
+    }
+
     /// One call of the loop on a store.
     pub(crate) async fn once(
         &self,
