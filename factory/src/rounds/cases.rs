@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use serde_json::Value;
+
 use super::folder::{chats, given, write_chats};
 use super::{Folder, RoundError, Settings};
 use crate::chat::Chat;
@@ -33,7 +35,8 @@ pub(super) async fn choose(
     let mut cases: Vec<Chat> = given(&all)?.into_iter().filter(is_new).collect();
     let found = cases.len();
     if found >= settings.cases.min {
-        cases.sort_by_key(|case| case.metadata["time_us"].as_i64());
+        let time = |case: &Chat| case.metadata.get("time_us").and_then(Value::as_i64);
+        cases.sort_by_key(time);
         cases.truncate(settings.cases.max);
         write_chats(&folder.of(round, CASES), &cases)?;
     }

@@ -79,7 +79,8 @@ pub(super) fn append(file: &Path, labels: &[Label]) -> Result<(), RoundError> {
 
 /// The id of a case.
 pub(super) fn id(case: &Chat) -> &str {
-    case.metadata["id"].as_str().unwrap_or_default()
+    let id = case.metadata.get("id");
+    id.and_then(|id| id.as_str()).unwrap_or_default()
 }
 
 /// Cases labelled between two writes.
@@ -101,7 +102,7 @@ pub(super) async fn label(
         .collect();
     let (corrected, open): (Vec<Chat>, Vec<Chat>) = open
         .into_iter()
-        .partition(|case| case.metadata["corrected"] == true);
+        .partition(|case| case.metadata.get("corrected") == Some(&true.into()));
     if !corrected.is_empty() {
         let label = |case: &Chat| Label {
             id: id(case).to_owned(),
