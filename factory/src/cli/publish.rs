@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use outstation_wire::gguf::Gguf;
 use outstation_wire::hex::unhex;
-use outstation_wire::release::{Golden, Manifest, check_name, tokenizer_digest};
+use outstation_wire::release::{Golden, Manifest, check_name};
 
 use super::keys::PendingArgs;
 use super::{Failure, INPUT, StoreArgs, USAGE};
@@ -21,7 +21,6 @@ use crate::ota::repository::{Repository, State};
 use crate::ota::signing::load_all;
 use crate::ota::source::Source;
 use crate::ota::{OtaError, Role};
-use crate::store::hex;
 
 /// Arguments of `publish`.
 #[derive(Debug, Args)]
@@ -228,16 +227,11 @@ async fn find_base(base: &str, repository: &Repository, state: &State) -> Result
         ));
     }
     let source = Source::open(Path::new(base))?;
-    let head = source.head()?;
-    let gguf = Gguf::parse_head(&head, source.bytes()).map_err(|e| wrong(&e.to_string()))?;
     let mut bar = Bar::default();
     bar.begin("reading the base", source.bytes());
-    let digest = source.digest(&mut |bytes| bar.done(bytes))?;
+    let found = Base::of(&source, &mut |bytes| bar.done(bytes));
     bar.end();
-    Ok(Base {
-        digest: hex(&digest),
-        tokenizer: hex(&tokenizer_digest(&gguf)),
-    })
+    Ok(found?)
 }
 
 /// A bar with bytes a second and the time left, where somebody watches.

@@ -53,6 +53,19 @@ pub struct Base {
     pub tokenizer: String,
 }
 
+impl Base {
+    /// A model by its file. `progress` hears of each piece.
+    pub fn of(source: &Source, progress: &mut dyn FnMut(u64)) -> Result<Self, OtaError> {
+        let head = source.head()?;
+        let gguf = Gguf::parse_head(&head, source.bytes())
+            .map_err(|e| OtaError::input(source.name(), e))?;
+        Ok(Self {
+            digest: hex(&source.digest(progress)?),
+            tokenizer: hex(&tokenizer_digest(&gguf)),
+        })
+    }
+}
+
 /// Hears how far it is.
 pub trait Progress: Send {
     /// Something begins that has so many bytes.

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use outstation_wire::gguf::Gguf;
-use outstation_wire::release::{AdapterRelease, Golden, Manifest, Rollout, Wave, tokenizer_digest};
+use outstation_wire::release::{AdapterRelease, Golden, Manifest, Rollout, Wave};
 
 use super::folder::{chats, json, write};
 use super::label::JUDGE;
@@ -152,15 +151,9 @@ impl<'a> Desk<'a> {
             return Ok(Signed::Waits(round.waits.clone()));
         }
         let base = Source::open(&self.settings.model.file)?;
-        let head = base.head()?;
-        let gguf =
-            Gguf::parse_head(&head, base.bytes()).map_err(|e| OtaError::input(base.name(), e))?;
         let facts = Facts {
             name: self.settings.model.release.clone(),
-            base: Some(Base {
-                digest: hex(&base.digest(&mut |_| {})?),
-                tokenizer: hex(&tokenizer_digest(&gguf)),
-            }),
+            base: Some(Base::of(&base, &mut |_| {})?),
             golden: self.golden(folder, round.number).await?,
             ..Facts::default()
         };
