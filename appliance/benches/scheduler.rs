@@ -76,8 +76,7 @@ impl Load {
         for row in 0..self.plan.logits_rows() {
             if let Some(sampled) = self.scheduler.sampled(row) {
                 let generator = sampled.generator;
-                self.scheduler
-                    .handle_token(self.now, row, 7, None, generator);
+                self.scheduler.handle_token(self.now, row, 7, generator);
             }
         }
         self.scheduler

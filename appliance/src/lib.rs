@@ -27,6 +27,7 @@ pub mod grammar;
 pub mod io;
 pub mod kv;
 pub mod limits;
+pub mod logprobs;
 pub mod model;
 pub mod redact;
 pub mod request;

@@ -45,6 +45,15 @@ pub const STOP_STRING_BYTES_MAX: usize = 256;
 /// Tokens that wait for one slow reader before its request ends with `SlowConsumer`.
 pub const STREAM_TOKENS_BUFFERED_MAX: usize = 4096;
 
+/// Likeliest tokens that are said beside each one drawn. Source: OpenAI's API reference, `top_logprobs`.
+pub const TOP_LOGPROBS_MAX: usize = 20;
+
+/// Tokens with a log-probability in an answer that is sent as a whole, some 250 bytes each while it is put together.
+pub const WHOLE_LOGPROBS_MAX: u32 = 8192;
+
+/// The same as [`STREAM_TOKENS_BUFFERED_MAX`] where each comes with log-probabilities, which have 184 bytes more.
+pub const STREAM_LOGPROBS_BUFFERED_MAX: usize = STREAM_TOKENS_BUFFERED_MAX / 4;
+
 /// Connections over QUIC at once. Each may hold its windows, so the product is a line of the budget.
 pub const CONNECTIONS_MAX: u32 = 4096;
 

@@ -28,6 +28,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// The form that the answer has.
     pub format: Format,
+    /// With each token, its log-probability and so many of the likeliest tokens with theirs.
+    pub logprobs: Option<u32>,
     /// How long it can wait.
     pub class: Class,
     /// Time from arrival after which the answer is worthless.
@@ -325,6 +327,8 @@ pub struct Submission {
     pub signals: Box<TokenSignals>,
     /// What may come next, where the answer has a form.
     pub grammar: Option<Box<Grammar>>,
+    /// With each token, its log-probability and so many of the likeliest.
+    pub logprobs: Option<u32>,
 }
 
 impl Submission {
@@ -351,6 +355,7 @@ impl Submission {
             adapter: None,
             signals: Box::default(),
             grammar: None,
+            logprobs: None,
         }
     }
 
@@ -402,6 +407,17 @@ impl GenerateRequest {
         }
         self.origin.check()?;
         self.format.check(self)?;
+        if let Some(top) = self.logprobs
+            && top as usize > limits::TOP_LOGPROBS_MAX
+        {
+            return bad(
+                "top_logprobs",
+                format!(
+                    "{top} likeliest tokens, at most {} are allowed",
+                    limits::TOP_LOGPROBS_MAX
+                ),
+            );
+        }
         if self.stop.len() > limits::STOP_STRINGS_MAX {
             return bad(
                 "stop",
@@ -461,9 +477,7 @@ impl GenerateRequest {
                 limits.context_tokens_max,
             ));
         }
-        let tokens_max = self
-            .max_tokens
-            .unwrap_or(limits.context_tokens_max - prompt_tokens);
+        let tokens_max = self.tokens_max(limits.context_tokens_max - prompt_tokens)?;
         if self.min_tokens > tokens_max {
             return Err(Refusal::bad_request(
                 "min_tokens",
@@ -481,8 +495,28 @@ impl GenerateRequest {
             class: self.class,
             deadline: self.deadline,
             tenant: self.tenant,
+            logprobs: self.logprobs,
             ..Submission::new(id, prompt, tokens_max)
         })
+    }
+
+    /// Most tokens to generate, where the context has so much room.
+    fn tokens_max(&self, room: u32) -> Result<u32, Refusal> {
+        let most = match self.logprobs {
+            Some(top) if !self.origin.stream => limits::WHOLE_LOGPROBS_MAX / (1 + top),
+            _ => u32::MAX,
+        };
+        match self.max_tokens {
+            None => Ok(room.min(most)),
+            Some(wanted) if wanted <= most => Ok(wanted),
+            Some(wanted) => Err(Refusal::bad_request(
+                "max_tokens",
+                format!(
+                    "{wanted} tokens with this many log-probabilities do not come in one piece, at most {most} do: stream \
+                     the answer, or lower max_tokens or top_logprobs"
+                ),
+            )),
+        }
     }
 }
 

@@ -35,7 +35,9 @@ use pace::{Pace, Targets};
 use tenants::Tenants;
 
 use crate::energy::Carried;
+use crate::flag::Drawn;
 use crate::kv::{BlockTables, KvPool, blocks_for};
+use crate::logprobs::Logprobs;
 use crate::request::{RequestId, Submission, Timings, Usage};
 use crate::sampler::Generator;
 
@@ -102,6 +104,8 @@ pub enum Event {
         id: RequestId,
         /// Which.
         token: u32,
+        /// What the model made of it, where that was asked for.
+        logprobs: Option<Box<Logprobs>>,
     },
     /// It is over, once; the submission goes back to the thread that made it.
     Ended {
@@ -191,6 +195,28 @@ impl Totals {
         self.guessed_right += other.guessed_right;
         self.first_tokens_in_time += other.first_tokens_in_time;
         self.first_tokens_late += other.first_tokens_late;
+    }
+}
+
+/// A token that was drawn, and what was measured of it.
+#[derive(Debug)]
+pub struct Picked {
+    /// Which.
+    pub token: u32,
+    /// How sure the model was, where that is measured.
+    pub drawn: Option<Drawn>,
+    /// What the model made of it, where that was asked for.
+    pub logprobs: Option<Box<Logprobs>>,
+}
+
+impl From<u32> for Picked {
+    /// Nothing was measured.
+    fn from(token: u32) -> Self {
+        Self {
+            token,
+            drawn: None,
+            logprobs: None,
+        }
     }
 }
 

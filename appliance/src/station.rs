@@ -11,9 +11,10 @@ use outstation_kernels::ops::certainty;
 use crate::energy::Carried;
 use crate::engine::{Engine, StepPlan};
 use crate::flag::Drawn;
+use crate::logprobs::Logprobs;
 use crate::request::{RequestId, Submission, Tenant};
 use crate::sampler::{Drawing, SamplerSpace};
-use crate::scheduler::{Event, Occupancy, Outcome, Scheduler, SchedulerLimits, Totals};
+use crate::scheduler::{Event, Occupancy, Outcome, Picked, Scheduler, SchedulerLimits, Totals};
 
 /// What steps did since start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -192,28 +193,37 @@ impl<E: Engine> Station<E> {
         };
         let mut generator = sampled.generator;
         let logits = self.engine.logits(row);
-        let (token, drawn) = match self.measures {
-            Measures::Nothing => (self.space.draw(logits, &drawing, &mut generator), None),
-            Measures::Certainty => {
-                let certainty = certainty(self.isa, logits);
-                let token = if drawing.is_plainly_greedy() {
-                    certainty.top
-                } else {
-                    self.space.draw(logits, &drawing, &mut generator)
-                };
-                let logit = drawing.logit_before(logits[token as usize], token);
-                let drawn = Drawn {
+        let top = sampled.submission.logprobs;
+        let picked = if self.measures == Measures::Certainty || top.is_some() {
+            let certainty = certainty(self.isa, logits);
+            let likeliest = top.map(|top| Logprobs::new(logits, &certainty, top));
+            let token = if drawing.is_plainly_greedy() {
+                certainty.top
+            } else {
+                self.space.draw(logits, &drawing, &mut generator)
+            };
+            let logit = drawing.logit_before(logits[token as usize], token);
+            let logprob = certainty.logprob(logit);
+            Picked {
+                token,
+                drawn: Some(Drawn {
                     token,
-                    logprob: certainty.logprob(logit),
+                    logprob,
                     entropy: certainty.entropy,
                     margin: certainty.margin(),
-                };
-                (token, Some(drawn))
+                }),
+                logprobs: likeliest.map(|likeliest| {
+                    Box::new(Logprobs {
+                        drawn: logprob,
+                        ..likeliest
+                    })
+                }),
             }
+        } else {
+            self.space.draw(logits, &drawing, &mut generator).into()
         };
         self.totals.generated_tokens += 1;
-        self.scheduler
-            .handle_token(clock(), row, token, drawn, generator);
+        self.scheduler.handle_token(clock(), row, picked, generator);
     }
 
     /// The next thing that happened.

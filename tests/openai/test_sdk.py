@@ -6,6 +6,7 @@ Prints a PASS line for each check and ends with 0, or with 1 after the first FAI
 """
 
 import json
+import math
 import os
 import sys
 from typing import Literal, Optional
@@ -102,13 +103,33 @@ def vllm_fields(api):
     assert answer.choices[0].finish_reason == "length"
 
 
+def logprobs(api):
+    asked = dict(model=api.served, messages=MESSAGES, max_tokens=8, temperature=0, logprobs=True, top_logprobs=3)
+    choice = api.chat.completions.create(**asked).choices[0]
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens).decode(errors="replace") == choice.message.content
+    for token in tokens:
+        likeliest = token.top_logprobs
+        assert len(likeliest) == 3 and likeliest[0].logprob == token.logprob, "greedy draws the likeliest"
+        assert 0 >= likeliest[0].logprob >= likeliest[1].logprob >= likeliest[2].logprob, likeliest
+        assert sum(math.exp(other.logprob) for other in likeliest) <= 1.0001
+    chunks = api.chat.completions.create(**asked, stream=True)
+    streamed = [choice.logprobs for chunk in chunks for choice in chunk.choices if choice.logprobs]
+    assert [token for part in streamed for token in part.content] == tokens
+    answer = api.completions.create(model=api.served, prompt="Once", max_tokens=6, logprobs=2).choices[0]
+    lists = answer.logprobs
+    assert len(lists.tokens) == len(lists.token_logprobs) == len(lists.top_logprobs) == len(lists.text_offset) == 6
+    assert lists.text_offset[0] == 0 and all(len(likeliest) == 2 for likeliest in lists.top_logprobs)
+
+
 def errors(api):
     def ask(**fields):
         return lambda: api.chat.completions.create(**{"model": api.served, "messages": MESSAGES, **fields})
 
     for fields, param in [
         ({"n": 99}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
         ({"response_format": {"type": "json"}}, "response_format"),
         ({"response_format": schema({"type": "strnig"})}, "response_format"),
         ({"response_format": schema({"type": "string", "description": "x" * 40_000})}, "response_format"),
@@ -181,7 +202,7 @@ def main():
     url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OUTSTATION_URL", "http://127.0.0.1:8080")
     api = client(url)
     api.served = api.models.list().data[0].id
-    for check in [models, chat, chat_stream, several_answers, completions, vllm_fields, structured, errors, leaving]:
+    for check in [models, chat, chat_stream, several_answers, completions, vllm_fields, logprobs, structured, errors, leaving]:
         try:
             check(api)
         except (AssertionError, openai.OpenAIError) as error:

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outstation::logprobs::Logprobs;
 use outstation::request::{RequestId, Submission, Timings, Usage};
 use outstation::scheduler::{Event, Outcome};
 
@@ -38,7 +39,11 @@ impl Truth {
                 ..
             } => self.check_accepted(call, id, queued_before, (due, turn)),
             Event::Started { id, queue } => self.check_started(call, id, queue),
-            Event::Token { id, token } => self.check_token(call, id, token),
+            Event::Token {
+                id,
+                token,
+                logprobs,
+            } => self.check_token(call, id, token, logprobs.as_deref()),
             Event::Ended {
                 outcome,
                 usage,
@@ -163,7 +168,7 @@ impl Truth {
         request.phase = Phase::Started;
     }
 
-    fn check_token(&mut self, call: Call, id: RequestId, token: u32) {
+    fn check_token(&mut self, call: Call, id: RequestId, token: u32, logprobs: Option<&Logprobs>) {
         let id = index(id);
         assert_eq!(call, Call::Step, "a step draws tokens");
         self.take_due(id);
@@ -173,6 +178,18 @@ impl Truth {
             Phase::Started,
             "request {id} has tokens after its start, and before its end"
         );
+        let asked = request.submission.logprobs;
+        assert_eq!(
+            logprobs.map(|it| it.top.len()),
+            asked.map(|top| top as usize),
+            "request {id}: as many of the likeliest as it asked for"
+        );
+        if let Some(Logprobs { drawn, top }) = logprobs {
+            let falls = |pair: &[(u32, f32)]| pair[0].1 >= pair[1].1;
+            assert!(top.windows(2).all(falls) && *drawn <= 0.0);
+            let listed = top.iter().find(|it| it.0 == token);
+            assert!(listed.is_none_or(|it| it.1 == *drawn));
+        }
         request.tokens.push(token);
         request.first_token.get_or_insert(self.now);
         request.last_token = Some(self.now);

@@ -156,8 +156,12 @@ impl Traffic {
             class: random.pick(self.classes),
             deadline: deadlines.then(|| Duration::from_millis(random.between(0, 400).into())),
             tenant: Tenant(random.any() % self.tenants),
-            origin: Origin::default(),
+            origin: Origin {
+                stream: true,
+                ..Origin::default()
+            },
             format: Format::Text,
+            logprobs: random.chance(10).then(|| random.between(0, 20)),
         };
         let limits = RequestLimits {
             context_tokens_max: context,

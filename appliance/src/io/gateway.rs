@@ -43,7 +43,7 @@ pub use change::Paused;
 use dispatcher::News;
 pub use dispatcher::{CaseWatch, Dispatcher, Watchers};
 use generation::Ending;
-pub use generation::{Forecast, Generation, Piece};
+pub use generation::{Forecast, Generation, Piece, TokenLogprob, TokenLogprobs};
 pub use lanes::Leaving;
 use lanes::{Seat, Seats};
 use models::Answering;
@@ -368,7 +368,11 @@ impl Gateway {
             ..request.submission(id, prompt, seed, &text.limits)?
         };
         let prompt_tokens = u32::try_from(submission.prompt().len()).expect("checked");
-        let events_max = (submission.tokens_max as usize).min(limits::STREAM_TOKENS_BUFFERED_MAX);
+        let buffered_max = match submission.logprobs {
+            None => limits::STREAM_TOKENS_BUFFERED_MAX,
+            Some(_) => limits::STREAM_LOGPROBS_BUFFERED_MAX,
+        };
+        let events_max = (submission.tokens_max as usize).min(buffered_max);
         let (events, receiver) = mpsc::channel(events_max + 8);
         let closed = |_| {
             Refused::Here(Refusal::plain(

@@ -14,6 +14,7 @@ mod api;
 mod backend;
 mod entry;
 mod feedback;
+mod logprobs;
 pub mod openai;
 
 #[cfg(test)]

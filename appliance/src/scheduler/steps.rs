@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Event, Outcome, Request, Row, SPECULATIVE_COLUMNS_MAX, Sampled, Scheduler};
+use super::{Event, Outcome, Picked, Request, Row, SPECULATIVE_COLUMNS_MAX, Sampled, Scheduler};
 use crate::energy::Carried;
 use crate::engine::{PlanColumn, StepPlan};
-use crate::flag::Drawn;
 use crate::grammar::Progress;
 use crate::sampler::Generator;
 
@@ -63,10 +62,14 @@ impl Scheduler {
         &mut self,
         now: Duration,
         row: usize,
-        token: u32,
-        drawn: Option<Drawn>,
+        picked: impl Into<Picked>,
         generator: Generator,
     ) {
+        let Picked {
+            token,
+            drawn,
+            logprobs,
+        } = picked.into();
         let Row { sequence, .. } = self.rows[row];
         let busy = self.busy_at(now);
         let request = self.running[sequence as usize]
@@ -108,6 +111,7 @@ impl Scheduler {
         self.events.push_back(Event::Token {
             id: submission.id,
             token,
+            logprobs,
         });
         if progress == Progress::Complete {
             self.end(now, sequence, Outcome::Stop);

@@ -72,7 +72,7 @@ fn draw(scheduler: &mut Scheduler, plan: &StepPlan, now: Duration, token: u32) {
             let generator = sampled.generator;
             let fresh = 50_000 + 1_000 * column.sequence + answer;
             let token = if token == 2 { fresh } else { token };
-            scheduler.handle_token(now, row, token, None, generator);
+            scheduler.handle_token(now, row, token, generator);
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::io::energy::{Energy, Haste};
 use crate::io::engine_thread::{EngineHandle, ToEngine};
 use crate::io::last_errors::LastErrors;
 use crate::io::log::{self, Entry, Log};
+use crate::logprobs::Logprobs;
 use crate::request::{Lane, RequestId, Submission, Tenant, Timings, Usage};
 use crate::scheduler::{Event, Outcome};
 use crate::trial::{Case, CaseEnd, Window};
@@ -226,7 +227,7 @@ impl Dispatcher {
 pub(super) enum News {
     Accepted(Forecast),
     Started { queue: Duration },
-    Token(u32),
+    Token(u32, Option<Box<Logprobs>>),
     Ended(End),
 }
 
@@ -257,7 +258,11 @@ impl News {
                 (id, Self::Accepted(forecast), None)
             }
             Event::Started { id, queue } => (id, Self::Started { queue }, None),
-            Event::Token { id, token } => (id, Self::Token(token), None),
+            Event::Token {
+                id,
+                token,
+                logprobs,
+            } => (id, Self::Token(token, logprobs), None),
             Event::Ended {
                 outcome,
                 usage,

@@ -9,10 +9,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::dispatcher::{End, News};
 use super::{Command, TextModel, deadline, overloaded};
 use crate::io::log::Told;
-use crate::limits;
+use crate::logprobs::Logprobs;
 use crate::request::{FinishReason, Refusal, RefusalKind, RequestId, Timings, Usage};
 use crate::scheduler::Outcome;
-use crate::tokenizer::{Decoder, StopMatcher};
+use crate::tokenizer::{Decoder, StopMatcher, Tokenizer};
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,8 @@ pub enum Piece {
         text: String,
         /// Tokens since the last piece.
         token_ids: Vec<u32>,
+        /// What the model made of each of them, where that was asked for.
+        logprobs: Vec<TokenLogprobs>,
     },
     /// The end.
     Done {
@@ -35,6 +37,38 @@ pub enum Piece {
     },
     /// It broke off.
     Failed(Refusal),
+}
+
+/// What the model made of a token, in [`Logprobs`]' terms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// What was drawn.
+    pub drawn: TokenLogprob,
+    /// The likeliest, as many as were asked for.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// A token and how likely it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// What it prints; possibly a part of a character. Control tokens have their names here.
+    pub bytes: Box<[u8]>,
+    /// Natural logarithm; −∞ for what is impossible.
+    pub logprob: f32,
+}
+
+impl TokenLogprobs {
+    fn new(tokenizer: &Tokenizer, token: u32, logprobs: &Logprobs) -> Self {
+        let one = |token, logprob| TokenLogprob {
+            bytes: tokenizer.raw_bytes(token).into(),
+            logprob,
+        };
+        let top = logprobs.top.iter();
+        Self {
+            drawn: one(token, logprobs.drawn),
+            top: top.map(|&(token, logprob)| one(token, logprob)).collect(),
+        }
+    }
 }
 
 /// What a request was told when it was taken.
@@ -141,7 +175,7 @@ impl Generation {
             Some(News::Accepted(_) | News::Started { .. }) => {
                 unreachable!("each comes once, in order")
             }
-            Some(News::Token(token)) => Some(self.text(token)),
+            Some(News::Token(token, logprobs)) => Some(self.text(token, logprobs)),
             Some(News::Ended(end)) => Some(self.end(end)),
             None => {
                 self.ending = Ending::Over;
@@ -149,7 +183,7 @@ impl Generation {
                     RefusalKind::SlowConsumer,
                     format!(
                         "the reader fell {} tokens behind: read faster, or ask for fewer tokens",
-                        limits::STREAM_TOKENS_BUFFERED_MAX
+                        self.events.max_capacity()
                     ),
                 )))
             }
@@ -187,15 +221,17 @@ impl Generation {
     }
 
     /// Decodes a token and those that wait behind it.
-    fn text(&mut self, first: u32) -> Piece {
+    fn text(&mut self, first: u32, first_logprobs: Option<Box<Logprobs>>) -> Piece {
         let tokenizer = &self.text.tokenizer;
         self.first_token.get_or_insert_with(Instant::now);
         let mut token_ids = vec![first];
         let mut text = String::new();
         let mut stopped = false;
-        let mut token = first;
+        let mut logprobs = Vec::new();
+        let (mut token, mut of_token) = (first, first_logprobs);
         loop {
             self.completion_tokens += 1;
+            logprobs.extend(of_token.map(|of| TokenLogprobs::new(tokenizer, token, &of)));
             let piece = self.decoder.push(tokenizer, token);
             if self.completion_tokens <= self.min_tokens {
                 // Too early to stop: what comes now is part of the answer whatever it says.
@@ -210,9 +246,9 @@ impl Generation {
                 break;
             }
             match self.events.try_recv() {
-                Ok(News::Token(next)) => {
+                Ok(News::Token(next, of_next)) => {
                     token_ids.push(next);
-                    token = next;
+                    (token, of_token) = (next, of_next);
                 }
                 Ok(News::Ended(end)) => {
                     let last = self.end(end);
@@ -229,7 +265,11 @@ impl Generation {
         if let Some(told) = self.told.as_ref().filter(|_| !text.is_empty()) {
             told.piece(self.arrived);
         }
-        Piece::Text { text, token_ids }
+        Piece::Text {
+            text,
+            token_ids,
+            logprobs,
+        }
     }
 
     /// The engine ended the request: what was held back comes out first, if there is any.
@@ -277,6 +317,7 @@ impl Generation {
         Piece::Text {
             text,
             token_ids: Vec::new(),
+            logprobs: Vec::new(),
         }
     }
 

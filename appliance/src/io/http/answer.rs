@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::api::error_json;
 use super::backend::Answer;
+use super::logprobs::Gathered;
 use super::openai::Endpoint;
 use crate::io::gateway::Piece;
 use crate::request::{FinishReason, Refusal, RefusalKind, Timings, Usage};
@@ -23,6 +24,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What all chunks of one answer share.
 pub(super) struct Head {
     pub(super) endpoint: Endpoint,
+    /// Log-probabilities were asked for.
+    pub(super) logprobs: bool,
     pub(super) id: String,
     pub(super) created: u64,
     pub(super) model: String,
@@ -41,27 +44,27 @@ impl Head {
         self.object(kind, choice)
     }
 
-    fn text_chunk(&self, index: usize, first: bool, text: &str) -> Value {
+    fn text_chunk(&self, index: usize, first: bool, text: &str, logprobs: Value) -> Value {
         self.chunk(match self.endpoint {
             Endpoint::Chat if first => {
                 json!([{"index": index, "delta": {"role": "assistant", "content": text},
-                "logprobs": null, "finish_reason": null}])
+                "logprobs": logprobs, "finish_reason": null}])
             }
             Endpoint::Chat => json!([{"index": index, "delta": {"content": text},
-                "logprobs": null, "finish_reason": null}]),
+                "logprobs": logprobs, "finish_reason": null}]),
             Endpoint::Completions => json!([{"index": index, "text": text,
-                "logprobs": null, "finish_reason": null}]),
+                "logprobs": logprobs, "finish_reason": null}]),
         })
     }
 
-    fn last_chunk(&self, index: usize, finish: FinishReason) -> Value {
+    fn last_chunk(&self, index: usize, finish: FinishReason, logprobs: Value) -> Value {
         let finish = finish_name(finish);
         self.chunk(match self.endpoint {
             Endpoint::Chat => {
-                json!([{"index": index, "delta": {}, "logprobs": null, "finish_reason": finish}])
+                json!([{"index": index, "delta": {}, "logprobs": logprobs, "finish_reason": finish}])
             }
             Endpoint::Completions => {
-                json!([{"index": index, "text": "", "logprobs": null, "finish_reason": finish}])
+                json!([{"index": index, "text": "", "logprobs": logprobs, "finish_reason": finish}])
             }
         })
     }
@@ -73,24 +76,29 @@ pub(super) async fn whole<A: Answer>(
     answers: Vec<A>,
 ) -> Result<(Value, Timings), Refusal> {
     let mut texts = vec![String::new(); answers.len()];
+    let mut gathered = vec![Gathered::new(head.logprobs); answers.len()];
     let mut choices = vec![Value::Null; answers.len()];
     let mut merged = Merged::new(answers);
     let mut all = Timings::default();
     while let Some((index, piece)) = merged.next().await {
         match piece {
-            Some(Piece::Text { text, .. }) => texts[index].push_str(&text),
+            Some(Piece::Text { text, logprobs, .. }) => {
+                texts[index].push_str(&text);
+                gathered[index].add(logprobs);
+            }
             Some(Piece::Failed(refusal)) => return Err(refusal),
             Some(Piece::Done {
                 finish, timings, ..
             }) => {
                 let (text, finish) = (&texts[index], finish_name(finish));
+                let logprobs = gathered[index].take(head.endpoint);
                 choices[index] = match head.endpoint {
                     Endpoint::Chat => {
                         json!({"index": index, "message": {"role": "assistant", "content": text, "refusal": null},
-                            "logprobs": null, "finish_reason": finish})
+                            "logprobs": logprobs, "finish_reason": finish})
                     }
                     Endpoint::Completions => {
-                        json!({"index": index, "text": text, "logprobs": null, "finish_reason": finish})
+                        json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
                     }
                 };
                 all.queue = all.queue.max(timings.queue);
@@ -166,8 +174,9 @@ impl<A: Answer> Merged<A> {
 /// A body that sends each piece as it comes. hyper drops it when the client goes away.
 pub(super) fn events<A: Answer>(head: Head, answers: Vec<A>, include_usage: bool) -> Body {
     let state = Events {
-        head,
         role_sent: vec![false; answers.len()],
+        gathered: vec![Gathered::new(head.logprobs); answers.len()],
+        head,
         answers: Merged::new(answers),
         include_usage,
         ended: false,
@@ -183,6 +192,8 @@ struct Events<A> {
     answers: Merged<A>,
     include_usage: bool,
     role_sent: Vec<bool>,
+    /// What came with tokens that had no text yet.
+    gathered: Vec<Gathered>,
     ended: bool,
 }
 
@@ -196,8 +207,12 @@ impl<A: Answer> Events<A> {
             let mut events = String::new();
             match piece {
                 // The role waits for the first text: a client that times the first chunk times the first token.
-                Some(Piece::Text { text, .. }) if text.is_empty() => {}
-                Some(Piece::Text { text, .. }) => self.text(index, &text, &mut events),
+                Some(Piece::Text { text, logprobs, .. }) => {
+                    self.gathered[index].add(logprobs);
+                    if !text.is_empty() {
+                        self.text(index, &text, &mut events);
+                    }
+                }
                 Some(Piece::Done { finish, .. }) => self.done(index, finish, &mut events),
                 Some(Piece::Failed(refusal)) => self.failed(&refusal, &mut events),
                 None => self.failed(&broken_off(), &mut events),
@@ -211,14 +226,20 @@ impl<A: Answer> Events<A> {
 
     fn text(&mut self, index: usize, text: &str, events: &mut String) {
         let first = !std::mem::replace(&mut self.role_sent[index], true);
-        self.send(self.head.text_chunk(index, first, text), events);
+        let logprobs = self.gathered[index].take(self.head.endpoint);
+        self.send(self.head.text_chunk(index, first, text, logprobs), events);
     }
 
     fn done(&mut self, index: usize, finish: FinishReason, events: &mut String) {
         if !self.role_sent[index] && self.head.endpoint == Endpoint::Chat {
             self.text(index, "", events);
         }
-        self.send(self.head.last_chunk(index, finish), events);
+        let rest = if self.gathered[index].is_empty() {
+            Value::Null
+        } else {
+            self.gathered[index].take(self.head.endpoint)
+        };
+        self.send(self.head.last_chunk(index, finish, rest), events);
         if !self.answers.is_over() {
             return;
         }

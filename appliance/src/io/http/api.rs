@@ -131,6 +131,7 @@ impl<B: Backend> Api<B> {
         };
         let id = format!("{prefix}-{}", self.new_id());
         asked.request.origin.response_id.clone_from(&id);
+        let logprobs = asked.request.logprobs.is_some();
         let answers = match self.submit(asked.request, asked.choices).await {
             Ok(answers) => answers,
             Err(refusal) => return refused(&refusal),
@@ -140,6 +141,7 @@ impl<B: Backend> Api<B> {
             .unwrap_or_default();
         let head = Head {
             endpoint,
+            logprobs,
             id,
             created: since_1970.as_secs(),
             model: answers

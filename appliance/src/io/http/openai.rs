@@ -83,6 +83,9 @@ struct Reader {
     choices: u32,
     stream: bool,
     stream_options: Option<StreamOptions>,
+    /// Chat: whether log-probabilities are wanted, and of how many of the likeliest.
+    logprobs: bool,
+    top_logprobs: Option<u32>,
 }
 
 /// Fields that have an effect, of both endpoints.
@@ -106,6 +109,7 @@ const EFFECTIVE: &[&str] = &[
     "service_tier",
     "n",
     "metadata",
+    "logprobs",
 ];
 
 impl Reader {
@@ -119,6 +123,8 @@ impl Reader {
             choices: 1,
             stream: false,
             stream_options: None,
+            logprobs: false,
+            top_logprobs: None,
         }
     }
 
@@ -170,6 +176,9 @@ impl Reader {
             "min_tokens" => set(&mut self.request.min_tokens, map.next_value()?),
             "ignore_eos" => set(&mut self.request.ignore_eos, map.next_value()?),
             "n" => set(&mut self.choices, map.next_value()?),
+            "logprobs" if chat => set(&mut self.logprobs, map.next_value()?),
+            "top_logprobs" if chat => self.top_logprobs = map.next_value()?,
+            "logprobs" => self.request.logprobs = map.next_value()?,
             "metadata" => {
                 let labels = map.next_value::<Option<Labels>>()?.unwrap_or_default();
                 self.request.origin.workload = labels.workload_id;
@@ -189,7 +198,12 @@ impl Reader {
 
     fn unknown(&self, name: &str) -> String {
         let own: &[&str] = match self.endpoint {
-            Endpoint::Chat => &["messages", "max_completion_tokens", "response_format"],
+            Endpoint::Chat => &[
+                "messages",
+                "max_completion_tokens",
+                "response_format",
+                "top_logprobs",
+            ],
             Endpoint::Completions => &["prompt"],
         };
         let known = EFFECTIVE
@@ -257,6 +271,12 @@ impl Reader {
         request.max_tokens = request.max_tokens.or(self.max_completion_tokens);
         if self.endpoint == Endpoint::Completions {
             request.max_tokens.get_or_insert(COMPLETION_TOKENS_DEFAULT);
+        }
+        if self.logprobs {
+            request.logprobs = Some(self.top_logprobs.unwrap_or(0));
+        } else if self.top_logprobs.is_some_and(|top| top > 0) {
+            let message = "`top_logprobs` goes only with `logprobs: true`".to_owned();
+            return Err(Refusal::bad_request("top_logprobs", message));
         }
         let delivery = match (self.stream, self.stream_options) {
             (false, None) => Delivery::Whole,

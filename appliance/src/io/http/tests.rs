@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::io::access::Door;
-use crate::io::gateway::{Forecast, Piece, ServedModel};
+use crate::io::gateway::{Forecast, Piece, ServedModel, TokenLogprob, TokenLogprobs};
 use crate::io::log::Feedback;
 use crate::request::{
     FinishReason, GenerateRequest, Prompt, Refusal, RefusalKind, Tenant, Timings, Usage,
@@ -47,6 +47,22 @@ impl Script {
             under_way: AtomicUsize::new(0),
             gone: Notify::new(),
         }))
+    }
+}
+
+/// As if a text were one token, and each of the next ones half as likely as the one before.
+fn odds(text: &str, top: u32) -> TokenLogprobs {
+    let likely = |bytes: &[u8], halvings: u32| TokenLogprob {
+        bytes: bytes.into(),
+        logprob: match halvings {
+            2 => f32::NEG_INFINITY,
+            halvings => -0.5 * halvings as f32,
+        },
+    };
+    TokenLogprobs {
+        drawn: likely(text.as_bytes(), 0),
+        // The first byte of a character has no text of its own.
+        top: (0..top).map(|it| likely(b"\xc3", it)).collect(),
     }
 }
 
@@ -104,6 +120,10 @@ impl Backend for Script {
         let text = |text: &str| Piece::Text {
             text: text.to_owned(),
             token_ids: vec![1],
+            logprobs: match request.logprobs {
+                None => Vec::new(),
+                Some(top) => vec![odds(text, top)],
+            },
         };
         let usage = Usage {
             prompt_tokens: 5,
@@ -305,6 +325,67 @@ fn two_answers_to_one_question() {
             data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}
             data: [DONE]"#]],
     );
+}
+
+#[test]
+fn log_probabilities_of_tokens() {
+    for (request, expected) in [
+        (
+            chat("hi", r#", "logprobs": true, "top_logprobs": 3"#),
+            expect![[r#"
+                HTTP/1.1 200 OK
+                content-type: application/json
+                server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
+                x-forecast-ttft-ms: 120
+                content-length: 1045
+                connection: close
+                {"id":"chatcmpl-…","object":"chat.completion","created":…,"model":"org/tiny","choices":[{"index":0,"message":{"role":"assistant","content":"Hello\n\"é\"","refusal":null},"logprobs":{"content":[{"token":"He","logprob":0.0,"bytes":[72,101],"top_logprobs":[{"token":"�","logprob":0.0,"bytes":[195]},{"token":"�","logprob":-0.5,"bytes":[195]},{"token":"�","logprob":-9999.0,"bytes":[195]}]},{"token":"","logprob":0.0,"bytes":[],"top_logprobs":[{"token":"�","logprob":0.0,"bytes":[195]},{"token":"�","logprob":-0.5,"bytes":[195]},{"token":"�","logprob":-9999.0,"bytes":[195]}]},{"token":"llo\n\"é\"","logprob":0.0,"bytes":[108,108,111,10,34,195,169,34],"top_logprobs":[{"token":"�","logprob":0.0,"bytes":[195]},{"token":"�","logprob":-0.5,"bytes":[195]},{"token":"�","logprob":-9999.0,"bytes":[195]}]}],"refusal":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}"#]],
+        ),
+        (
+            chat("hi", r#", "logprobs": true, "stream": true"#),
+            expect![[r#"
+                HTTP/1.1 200 OK
+                content-type: text/event-stream; charset=utf-8
+                cache-control: no-cache
+                x-forecast-ttft-ms: 120
+                connection: close
+                transfer-encoding: chunked
+                data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"role":"assistant","content":"He"},"logprobs":{"content":[{"token":"He","logprob":0.0,"bytes":[72,101],"top_logprobs":[]}],"refusal":null},"finish_reason":null}]}
+                data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{"content":"llo\n\"é\""},"logprobs":{"content":[{"token":"","logprob":0.0,"bytes":[],"top_logprobs":[]},{"token":"llo\n\"é\"","logprob":0.0,"bytes":[108,108,111,10,34,195,169,34],"top_logprobs":[]}],"refusal":null},"finish_reason":null}]}
+                data: {"id":"chatcmpl-…","object":"chat.completion.chunk","created":…,"model":"org/tiny","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]}
+                data: [DONE]"#]],
+        ),
+        (
+            post("/v1/completions", r#"{"prompt": "hi", "logprobs": 1}"#),
+            expect![[r#"
+                HTTP/1.1 200 OK
+                content-type: application/json
+                server-timing: queue;dur=0.000, prefill;dur=0.000, decode;dur=0.000
+                x-forecast-ttft-ms: 120
+                content-length: 481
+                connection: close
+                {"id":"cmpl-…","object":"text_completion","created":…,"model":"org/tiny","choices":[{"index":0,"text":"Hello\n\"é\"","logprobs":{"tokens":["He","","llo\n\"é\""],"token_logprobs":[0.0,0.0,0.0],"top_logprobs":[{"�":0.0},{"�":0.0},{"�":0.0}],"text_offset":[0,2,2]},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}}}"#]],
+        ),
+        (
+            post(
+                "/v1/completions",
+                r#"{"prompt": "hi", "logprobs": 0, "stream": true}"#,
+            ),
+            expect![[r#"
+                HTTP/1.1 200 OK
+                content-type: text/event-stream; charset=utf-8
+                cache-control: no-cache
+                x-forecast-ttft-ms: 120
+                connection: close
+                transfer-encoding: chunked
+                data: {"id":"cmpl-…","object":"text_completion","created":…,"model":"org/tiny","choices":[{"index":0,"text":"He","logprobs":{"tokens":["He"],"token_logprobs":[0.0],"top_logprobs":[{}],"text_offset":[0]},"finish_reason":null}]}
+                data: {"id":"cmpl-…","object":"text_completion","created":…,"model":"org/tiny","choices":[{"index":0,"text":"llo\n\"é\"","logprobs":{"tokens":["","llo\n\"é\""],"token_logprobs":[0.0,0.0],"top_logprobs":[{},{}],"text_offset":[2,2]},"finish_reason":null}]}
+                data: {"id":"cmpl-…","object":"text_completion","created":…,"model":"org/tiny","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"stop"}]}
+                data: [DONE]"#]],
+        ),
+    ] {
+        check(&request, &expected);
+    }
 }
 
 /// The box hears of a deadline; one that is no number is refused.

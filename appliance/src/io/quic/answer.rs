@@ -193,7 +193,9 @@ impl Answer {
 /// `true`: it was the last.
 fn write_piece(piece: Piece, seq: &mut u64, listing: IdListing, out: &mut Vec<u8>) -> bool {
     match piece {
-        Piece::Text { text, token_ids } => {
+        Piece::Text {
+            text, token_ids, ..
+        } => {
             write_tokens(seq, &token_ids, listing, &text, out);
             false
         }

@@ -33,6 +33,7 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
         sampling: sampling(generate.sampling.unwrap_or_default()),
         stop: generate.stop,
         format: Format::Text,
+        logprobs: None,
         class,
         deadline,
         // The connection knows who asks.

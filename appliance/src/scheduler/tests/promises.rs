@@ -347,7 +347,7 @@ fn an_answer_that_quotes_takes_fewer_steps() {
                     };
                     let generator = sampled.generator;
                     answer.push(next);
-                    m.s.handle_token(m.now, row, next, None, generator);
+                    m.s.handle_token(m.now, row, next, generator);
                 }
             }
             m.s.handle_step(m.now, m.plan.columns().len(), ms(10));

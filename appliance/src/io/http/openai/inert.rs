@@ -57,10 +57,6 @@ const RULES: &[(&str, Option<Endpoint>, Rule)] = &[
     ("best_of", Some(Completions), Rule::Number(1.0)),
     ("echo", Some(Completions), Rule::Is(false)),
     ("suffix", Some(Completions), Rule::Empty),
-    ("logprobs", Some(Chat), Rule::Is(false)),
-    // 0 asks for the log probability of each token drawn.
-    ("logprobs", Some(Completions), Rule::Null),
-    ("top_logprobs", Some(Chat), Rule::Number(0.0)),
     ("prompt_logprobs", None, Rule::Null),
     ("tools", Some(Chat), Rule::Empty),
     ("tool_choice", Some(Chat), Rule::OneOf(&["none", "auto"])),

@@ -141,6 +141,39 @@ fn how_long_it_can_wait_and_how_many_answers() {
 }
 
 #[test]
+fn log_probabilities() {
+    expect![[r#"
+        "logprobs": true => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], logprobs: Some(
+        "logprobs": true, "top_logprobs": 3 => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], logprobs: Some( 3,
+        "logprobs": null, "top_logprobs": null => accepted
+        "logprobs": false, "top_logprobs": 3 => 400 top_logprobs: `top_logprobs` goes only with `logprobs: true`
+        "top_logprobs": 3 => 400 top_logprobs: `top_logprobs` goes only with `logprobs: true`
+        "logprobs": true, "top_logprobs": -1 => 400 top_logprobs: `top_logprobs`: invalid value: integer `-1`, expected u32 at line 1 column 86
+        "logprobs": 5 => 400 logprobs: `logprobs`: invalid type: integer `5`, expected a boolean at line 1 column 63
+    "#]].assert_eq(&with(&[
+        r#""logprobs": true"#,
+        r#""logprobs": true, "top_logprobs": 3"#,
+        r#""logprobs": null, "top_logprobs": null"#,
+        r#""logprobs": false, "top_logprobs": 3"#,
+        r#""top_logprobs": 3"#,
+        r#""logprobs": true, "top_logprobs": -1"#,
+        r#""logprobs": 5"#,
+    ]));
+    check_all(
+        Endpoint::Completions,
+        &[
+            r#"{"prompt": "hi", "logprobs": 5}"#,
+            r#"{"prompt": "hi", "logprobs": true}"#,
+            r#"{"prompt": "hi", "top_logprobs": 5}"#,
+        ],
+        &expect![[r#"
+            Whole: "hi", max_tokens: Some( 16, logprobs: Some( 5,
+            400 logprobs: `logprobs`: invalid type: boolean `true`, expected u32 at line 1 column 33
+            400 top_logprobs: `top_logprobs`: it is not a field of this endpoint: did you mean `logprobs`? at line 1 column 31"#]],
+    );
+}
+
+#[test]
 fn fields_without_effect_may_only_ask_for_none() {
     let accepted = [
         r#""n": 1"#,
@@ -168,16 +201,12 @@ fn fields_without_effect_may_only_ask_for_none() {
         "{shown}"
     );
     expect![[r#"
-        "logprobs": true => 400 logprobs: `logprobs`: it has no effect yet: leave it out, or send false at line 1 column 67
-        "top_logprobs": 3 => 400 top_logprobs: `top_logprobs`: it has no effect yet: leave it out, or send 0 at line 1 column 68
         "tools": [{"type": "function"}] => 400 tools: `tools`: it has no effect yet: leave it out, or send an empty value at line 1 column 82
         "tool_choice": {"type": "function"} => 400 tool_choice: `tool_choice`: it has no effect yet: leave it out, or send "none" or "auto" at line 1 column 86
         "modalities": ["text", "audio"] => 400 modalities: `modalities`: it has no effect yet: leave it out, or send ["text"] at line 1 column 82
         "store": true => 400 store: `store`: it has no effect yet: leave it out, or send false at line 1 column 64
         "reasoning_effort": "low" => 400 reasoning_effort: `reasoning_effort`: it has no effect yet: leave it out, or send null at line 1 column 76
     "#]].assert_eq(&with(&[
-        r#""logprobs": true"#,
-        r#""top_logprobs": 3"#,
         r#""tools": [{"type": "function"}]"#,
         r#""tool_choice": {"type": "function"}"#,
         r#""modalities": ["text", "audio"]"#,
@@ -302,7 +331,7 @@ fn completions() {
             400 prompt: `prompt`: no token id is 4294967296 at line 1 column 22
             400 prompt: `prompt`: invalid type: integer `7`, expected a text or an array of token ids at line 1 column 12
             400 prompt: `prompt` is missing
-            400 logprobs: `logprobs`: it has no effect yet: leave it out, or send null at line 1 column 31
+            Whole: "hi", max_tokens: Some( 16, logprobs: Some(
             400 echo: `echo`: it has no effect yet: leave it out, or send false at line 1 column 30
             400 suffix: `suffix`: it has no effect yet: leave it out, or send an empty value at line 1 column 31
             400 messages: `messages`: it is not a field of this endpoint at line 1 column 27
