@@ -39,6 +39,15 @@ struct Answer {
 #[derive(Deserialize)]
 struct Choice {
     message: Content,
+    logprobs: Option<Tokens>,
+}
+#[derive(Deserialize)]
+struct Tokens {
+    content: Option<Vec<Token>>,
+}
+#[derive(Deserialize)]
+struct Token {
+    logprob: f64,
 }
 #[derive(Deserialize)]
 struct Content {
@@ -85,6 +94,17 @@ pub struct Asking {
     pub max_tokens: u32,
     /// How long to wait for all of it.
     pub patience: Duration,
+    /// Ask how likely each token was. Not every server says it.
+    pub logprobs: bool,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Said {
+    /// Its text.
+    pub text: String,
+    /// How likely the model found it: the product over its tokens, where that was asked for and told.
+    pub probability: Option<f64>,
 }
 
 impl Api {
@@ -113,13 +133,16 @@ impl Api {
     }
 
     /// The answer to some messages, of the most likely tokens.
-    pub async fn chat(&self, messages: &[Message], asking: Asking) -> Result<String, ApiError> {
-        let body = json!({
+    pub async fn chat(&self, messages: &[Message], asking: Asking) -> Result<Said, ApiError> {
+        let mut body = json!({
             "model": self.model,
             "messages": messages,
             "temperature": 0,
             "max_tokens": asking.max_tokens,
         });
+        if asking.logprobs {
+            body["logprobs"] = true.into();
+        }
         let answer = tokio::time::timeout(
             asking.patience,
             self.post("/chat/completions", body.to_string()),
@@ -130,7 +153,12 @@ impl Api {
         let answer: Answer = serde_json::from_slice(&bytes).map_err(|e| self.broken(e))?;
         let first = answer.choices.into_iter().next();
         let first = first.ok_or_else(|| self.broken("an answer without a choice"))?;
-        Ok(first.message.content.unwrap_or_default())
+        let tokens = first.logprobs.and_then(|tokens| tokens.content);
+        let sum = |tokens: Vec<Token>| tokens.iter().map(|token| token.logprob).sum::<f64>();
+        Ok(Said {
+            text: first.message.content.unwrap_or_default(),
+            probability: tokens.map(|tokens| sum(tokens).exp()),
+        })
     }
 
     async fn post(&self, path: &str, body: String) -> Result<Bytes, ApiError> {
@@ -240,6 +268,7 @@ mod tests {
     const ASKING: Asking = Asking {
         max_tokens: 7,
         patience: Duration::from_secs(10),
+        logprobs: true,
     };
 
     /// A server that says what it was asked.
@@ -256,7 +285,14 @@ mod tests {
                     r#"{"error":{"message":"come again"}}"#,
                 )),
                 "odd" => Ok(Json(json!({"choices": []}))),
-                _ => Ok(Json(json!({"choices": [{"message": {"content": said}}]}))),
+                _ => {
+                    // As likely as two times even odds, if asked.
+                    let half = json!({"logprob": 0.5_f64.ln()});
+                    let logprobs = (body["logprobs"] == true)
+                        .then(|| json!({"content": [half.clone(), half]}));
+                    let choice = json!({"message": {"content": said}, "logprobs": logprobs});
+                    Ok(Json(json!({"choices": [choice]})))
+                }
             }
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -270,10 +306,15 @@ mod tests {
     async fn it_asks_and_tells_what_went_wrong() {
         let address = server().await;
         let api = Api::new(&address, "m", Some("secret".to_owned())).unwrap();
-        assert_eq!(
-            api.chat(&user("hello"), ASKING).await.unwrap(),
-            "hello \"m\" 7 Bearer secret"
-        );
+        let said = api.chat(&user("hello"), ASKING).await.unwrap();
+        assert_eq!(said.text, "hello \"m\" 7 Bearer secret");
+        assert!((said.probability.unwrap() - 0.25).abs() < 1e-9);
+        let unasked = Asking {
+            logprobs: false,
+            ..ASKING
+        };
+        let said = api.chat(&user("hello"), unasked).await.unwrap();
+        assert_eq!(said.probability, None);
         let refused = api
             .chat(&user("full"), ASKING)
             .await

@@ -152,9 +152,117 @@ impl Report {
     }
 }
 
+/// How well a model knows how sure it may be. Its confidence in an answer is the probability that it gave it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Expected calibration error, points: how far confidence and share of right answers are apart, on average over
+    /// bins of as many cases each. Source: Guo et al. 2017; bins as in Nguyen and O'Connor 2015.
+    pub ece: f64,
+    /// Mean of (confidence − 1 if right, else 0)². Source: Brier 1950.
+    pub brier: f64,
+    /// Probability that of a right and a wrong answer the right one has more confidence; `None` without one of each.
+    pub auroc: Option<f64>,
+    /// From the least confidence to the most.
+    pub bins: Vec<Bin>,
+}
+
+/// Cases of about the same confidence.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bin {
+    /// How many.
+    pub cases: usize,
+    /// Their mean confidence, percent.
+    pub confidence: f64,
+    /// Right ones, percent.
+    pub right: f64,
+}
+
+/// Bins of a calibration.
+const BINS: usize = 10;
+
+impl Calibration {
+    /// Of answers: confidence from 0 to 1, and whether they were right.
+    pub fn of(answers: impl IntoIterator<Item = (f64, bool)>) -> Self {
+        let mut answers: Vec<_> = answers.into_iter().collect();
+        answers.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let truth = |right: bool| f64::from(u8::from(right));
+        let count = answers.len().max(1) as f64;
+        let brier = answers
+            .iter()
+            .map(|&(confidence, right)| (confidence - truth(right)).powi(2));
+        let brier = brier.sum::<f64>() / count;
+        let bounds = (0..=BINS).map(|bin| bin * answers.len() / BINS);
+        let bounds: Vec<usize> = bounds.collect();
+        let bins: Vec<Bin> = bounds
+            .windows(2)
+            .map(|ends| &answers[ends[0]..ends[1]])
+            .filter(|bin| !bin.is_empty())
+            .map(|bin| {
+                let mean = |of: fn(&(f64, bool)) -> f64| {
+                    100.0 * bin.iter().map(of).sum::<f64>() / bin.len() as f64
+                };
+                Bin {
+                    cases: bin.len(),
+                    confidence: mean(|answer| answer.0),
+                    right: mean(|answer| f64::from(u8::from(answer.1))),
+                }
+            })
+            .collect();
+        let apart = |bin: &Bin| bin.cases as f64 * (bin.confidence - bin.right).abs();
+        Self {
+            ece: bins.iter().map(apart).sum::<f64>() / count,
+            brier,
+            auroc: auroc(&answers),
+            bins,
+        }
+    }
+
+    /// A line for people.
+    pub fn line(&self) -> String {
+        let auroc = self.auroc.map_or_else(
+            || "all alike".to_owned(),
+            |auroc| format!("AUROC {auroc:.3}"),
+        );
+        format!(
+            "calibration              error {:.2} points, Brier {:.4}, {auroc}\n",
+            self.ece, self.brier
+        )
+    }
+}
+
+/// Mann and Whitney's statistic of answers in the order of their confidence; equals count half.
+fn auroc(answers: &[(f64, bool)]) -> Option<f64> {
+    let (mut won, mut wrong_before, mut all_right) = (0.0, 0.0, 0.0);
+    for equals in answers.chunk_by(|a, b| a.0 == b.0) {
+        let right = equals.iter().filter(|answer| answer.1).count() as f64;
+        let wrong = equals.len() as f64 - right;
+        won += right * (wrong_before + wrong / 2.0);
+        wrong_before += wrong;
+        all_right += right;
+    }
+    let pairs = all_right * wrong_before;
+    (pairs > 0.0).then(|| won / pairs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_calibration_by_hand() {
+        // Ten bins of one: nine sure and right, one sure and wrong.
+        let nine = std::iter::repeat_n((0.9, true), 9);
+        let found = Calibration::of(nine.chain([(0.8, false)]));
+        assert!((found.ece - (9.0 * 10.0 + 80.0) / 10.0).abs() < 1e-9);
+        assert!((found.brier - (9.0 * 0.01 + 0.64) / 10.0).abs() < 1e-9);
+        assert_eq!(found.auroc, Some(1.0));
+        assert_eq!((found.bins.len(), found.bins[0].right), (10, 0.0));
+        // Confidence that says nothing, and half of the answers right: calibrated, and no help.
+        let flat = Calibration::of((0..200).map(|n| (0.5, n % 2 == 0)));
+        assert!(flat.ece < 1e-9 && flat.auroc == Some(0.5), "{flat:?}");
+        assert_eq!(Calibration::of([(0.5, true)]).auroc, None);
+        assert_eq!(Calibration::of([]).bins, []);
+    }
 
     #[test]
     fn actions_are_compared_as_values_and_sentences_as_texts() {

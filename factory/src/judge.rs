@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use futures_util::{StreamExt as _, stream};
 
-use crate::api::{Api, ApiError, Asking};
+use crate::api::{Api, ApiError, Asking, Said};
 use crate::chat::Chat;
 
 /// What was answered, one for each chat, in order. `asked` hears of each.
@@ -16,7 +16,7 @@ pub async fn answers(
     asking: Asking,
     parallel: usize,
     asked: impl Fn(),
-) -> Result<Vec<String>, ApiError> {
+) -> Result<Vec<Said>, ApiError> {
     let asked = &asked;
     let all = stream::iter(chats)
         .map(|chat| {

@@ -11,8 +11,9 @@
 //! needs no memory of what was said: it parses, and forgives one typing error in a word.
 //!
 //! Training, validation and test have other phrasings and other values of open slots (sites, alarm numbers, powers,
-//! …); values of closed ones (sectors, days, quarters of an hour, parts) are few, and the same everywhere. *Drift* is
-//! a fourth set of phrasings, a jargon that the first model never sees.
+//! …); values of closed ones (sectors, days, quarters of an hour, parts) are few, and the same everywhere. The words of
+//! phrasings to be judged by come in training phrasings of the same intent, in other company: a model from scratch can
+//! know no others. *Drift* is a fourth set of phrasings, a jargon that the first model never sees.
 
 mod dice;
 mod loose;

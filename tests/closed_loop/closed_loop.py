@@ -419,17 +419,18 @@ def main():
         plot(world, a.out / "loop.svg")
     except ImportError:
         print("no plot: matplotlib is not installed")
-    difference = {name: result[name]["against"]["difference"] for name in ("old", "new")}
+    before = {name: result[name]["against"][0] for name in ("old", "new")}
+    difference = {name: before[name]["difference"] for name in before}
     for name in ("old", "new"):
-        before, after = result[name]["against"]["report"]["all"], result[name]["report"]["all"]
-        print(f"{name} wording: {before['percent']:.1f} % → {after['percent']:.1f} % "
+        percent = [report["report"]["all"]["percent"] for report in (before[name], result[name])]
+        print(f"{name} wording: {percent[0]:.1f} % → {percent[1]:.1f} % "
               f"({difference[name]['points']:+.1f} points, {difference[name]['low']:+.1f} to {difference[name]['high']:+.1f})")
     if a.poison:
         good = not released and all(not models.get("adapters") for models in boxes.values())
         print("the gate stopped it, and no box saw it" if good else "A POISONED ADAPTER WAS RELEASED")
     else:
         good = (released and len(result["releases"]) <= 1 and result["new"]["report"]["all"]["percent"] >= 90
-                and result["new"]["against"]["report"]["all"]["percent"] <= 60 and difference["old"]["points"] >= -1)
+                and before["new"]["report"]["all"]["percent"] <= 60 and difference["old"]["points"] >= -1)
     sys.exit(0 if good else 1)
 
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Failure, INPUT, UNAVAILABLE, USAGE, read_chats, runtime, show};
-use crate::api::{Api, ApiError, Asking};
+use crate::api::{Api, ApiError, Asking, Said};
 use crate::chat::Chat;
-use crate::eval::{Difference, Report, is_right};
+use crate::eval::{Calibration, Difference, Report, is_right};
 use crate::judge::{self, Served, ServedError};
 
 /// What `eval` does.
@@ -36,9 +36,16 @@ pub(super) struct EvalArgs {
     /// The model that is asked, by the server's name for it. A box calls whatever it serves `default`.
     #[arg(long, value_name = "NAME", default_value = "default")]
     model: String,
-    /// Another model of the same server to compare with, case by case: the difference is that from it.
+    /// Another model of the same server to compare with, case by case: the difference is that from it. Can be repeated.
     #[arg(long, value_name = "NAME")]
-    against: Option<String>,
+    against: Vec<String>,
+    /// Another file to compare with, as the same model in another type; it gets a box of its own. Can be repeated.
+    #[arg(long, value_name = "FILE.gguf")]
+    against_file: Vec<PathBuf>,
+    /// Ask how likely each answer was, too, and judge whether the model is as often right as it is sure. Not every
+    /// server tells; a box does.
+    #[arg(long)]
+    calibration: bool,
     /// File whose first line is the key of the API.
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -106,39 +113,40 @@ pub(super) fn run(args: &EvalArgs) -> Result<(), Failure> {
     };
     let adapter = args.adapter.as_deref().map(adapter_name);
     let model = adapter.unwrap_or_else(|| args.model.clone());
-    let api = Api::new(&url, &model, key.clone())?;
-    let (right, said) = answers(args, &api, &chats)?;
-    let report = Report::of(&chats, &right);
-    let mut json = json!({"model": model, "report": report});
-    show(&report.table())?;
-    if let Some(other) = &args.against {
-        let (theirs, _) = answers(args, &Api::new(&url, other, key)?, &chats)?;
-        let difference = Difference::of(theirs.iter().copied().zip(right.iter().copied()));
-        let Difference {
-            points,
-            low,
-            high,
-            gained,
-            lost,
-            ..
-        } = difference;
-        show(&format!(
-            "against {other}: {points:+.2} points ({low:+.2} to {high:+.2}), {gained} gained, {lost} lost\n"
-        ))?;
-        json["against"] = json!({"model": other, "report": Report::of(&chats, &theirs), "difference": difference});
+    let judged = Judged::of(args, &Api::new(&url, &model, key.clone())?, &chats)?;
+    show(&judged.report.table())?;
+    if let Some(calibration) = &judged.calibration {
+        show(&calibration.line())?;
     }
+    let mut others = Vec::new();
+    for other in &args.against {
+        let theirs = Judged::of(args, &Api::new(&url, other, key.clone())?, &chats)?;
+        others.push(compared(&judged, other, &theirs)?);
+    }
+    for file in &args.against_file {
+        let served = Served::start(&args.outstation, file, &[])?;
+        let api = Api::new(&served.url, "default", None)?;
+        let theirs = Judged::of(args, &api, &chats)?;
+        others.push(compared(&judged, &file.display().to_string(), &theirs)?);
+    }
+    let json = json!({
+        "model": model,
+        "report": judged.report,
+        "calibration": judged.calibration,
+        "against": others,
+    });
     if let Some(out) = &args.out {
         std::fs::write(out, format!("{json:#}\n")).map_err(|e| Failure::io(out.display(), e))?;
     }
     if let Some(out) = &args.mistakes {
-        mistakes(out, &chats, &right, &said).map_err(|e| Failure::io(out.display(), e))?;
+        mistakes(out, &chats, &judged).map_err(|e| Failure::io(out.display(), e))?;
     }
     match args.at_least {
-        Some(percent) if report.all.percent < percent => Err(Failure::new(
+        Some(percent) if judged.report.all.percent < percent => Err(Failure::new(
             NOT_ENOUGH,
             format!(
                 "{:.2} % are right, {percent} were asked for",
-                report.all.percent
+                judged.report.all.percent
             ),
         )),
         _ => Ok(()),
@@ -150,40 +158,84 @@ fn first_line(file: &Path) -> Result<String, Failure> {
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
-/// Asks every question; whether each answer was right, and what it was.
-fn answers(
-    args: &EvalArgs,
-    api: &Api,
-    chats: &[Chat],
-) -> Result<(Vec<bool>, Vec<String>), Failure> {
-    let asking = Asking {
-        max_tokens: args.max_tokens,
-        patience: Duration::from_mins(2),
-    };
-    let bar = ProgressBar::new(chats.len() as u64);
-    bar.set_style(
-        ProgressStyle::with_template("{bar:30} {pos} of {len} asked, {eta} left").expect("our own"),
-    );
-    let all = judge::answers(api, chats, asking, args.parallel, || bar.inc(1));
-    let said = runtime(2)?.block_on(all)?;
-    bar.finish_and_clear();
-    let right = chats
-        .iter()
-        .zip(&said)
-        .map(|(chat, said)| is_right(said, chat.split().1));
-    Ok((right.collect(), said))
+/// How a model did.
+struct Judged {
+    said: Vec<Said>,
+    right: Vec<bool>,
+    report: Report,
+    calibration: Option<Calibration>,
 }
 
-fn mistakes(out: &Path, chats: &[Chat], right: &[bool], said: &[String]) -> std::io::Result<()> {
+impl Judged {
+    /// Asks every question.
+    fn of(args: &EvalArgs, api: &Api, chats: &[Chat]) -> Result<Self, Failure> {
+        let asking = Asking {
+            max_tokens: args.max_tokens,
+            patience: Duration::from_mins(2),
+            logprobs: args.calibration,
+        };
+        let bar = ProgressBar::new(chats.len() as u64);
+        let style = "{bar:30} {pos} of {len} asked, {eta} left";
+        bar.set_style(ProgressStyle::with_template(style).expect("a template of our own"));
+        let all = judge::answers(api, chats, asking, args.parallel, || bar.inc(1));
+        let said = runtime(2)?.block_on(all)?;
+        bar.finish_and_clear();
+        let right = chats
+            .iter()
+            .zip(&said)
+            .map(|(chat, said)| is_right(&said.text, chat.split().1));
+        let right: Vec<bool> = right.collect();
+        let sure: Option<Vec<f64>> = said.iter().map(|said| said.probability).collect();
+        if args.calibration && sure.is_none() {
+            let message = format!("{} does not tell how likely its answers are", api.model);
+            return Err(Failure::new(UNAVAILABLE, message));
+        }
+        let calibration = sure
+            .filter(|_| args.calibration)
+            .map(|sure| Calibration::of(sure.into_iter().zip(right.iter().copied())));
+        Ok(Self {
+            report: Report::of(chats, &right),
+            said,
+            right,
+            calibration,
+        })
+    }
+}
+
+/// What is different from another model.
+fn compared(judged: &Judged, other: &str, theirs: &Judged) -> Result<Value, Failure> {
+    let pairs = theirs.right.iter().copied();
+    let difference = Difference::of(pairs.zip(judged.right.iter().copied()));
+    let Difference {
+        points,
+        low,
+        high,
+        gained,
+        lost,
+        ..
+    } = difference;
+    show(&format!(
+        "against {other}, {:.2} %: {points:+.2} points ({low:+.2} to {high:+.2}), {gained} gained, {lost} lost\n",
+        theirs.report.all.percent
+    ))?;
+    Ok(json!({
+        "model": other,
+        "report": theirs.report,
+        "calibration": theirs.calibration,
+        "difference": difference,
+    }))
+}
+
+fn mistakes(out: &Path, chats: &[Chat], judged: &Judged) -> std::io::Result<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(out)?);
-    for ((chat, right), said) in chats.iter().zip(right).zip(said) {
+    for ((chat, right), said) in chats.iter().zip(&judged.right).zip(&judged.said) {
         if !right {
             let (before, answer) = chat.split();
             let question = before.last().map_or("", |message| &message.content);
             writeln!(
                 file,
                 "{}",
-                json!({"question": question, "right": answer, "said": said, "metadata": chat.metadata})
+                json!({"question": question, "right": answer, "said": said.text, "metadata": chat.metadata})
             )?;
         }
     }

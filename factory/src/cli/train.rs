@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, INPUT, IO, USAGE, read_chats, show};
 use crate::chat::Chat;
+use crate::task::Dice;
 use crate::train::{
     self, Curve, Example, LowRankPlan, Net, Plan, Quantization, Run, Schedule, Shape, TrainError,
     Vocabulary,
@@ -46,6 +47,10 @@ pub(super) struct TrainArgs {
     /// For weights at first, and the order of chats.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// In every other prompt, words are cut at so many of 100 of their inner places, so that they are known by their
+    /// letters, too.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    cut: u8,
     /// The model's name, in its file.
     #[arg(long, default_value = "trained")]
     name: String,
@@ -134,15 +139,17 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
             vocabulary,
         )
     };
-    let examples = encode(&vocabulary, &chats, net.shape().context)?;
+    let context = net.shape().context;
+    let examples = encode(&vocabulary, &chats, context, args.cut, args.seed)?;
     let validation = match &args.validation {
-        Some(file) => encode(&vocabulary, &read_chats(file)?.0, net.shape().context)?,
+        Some(file) => encode(&vocabulary, &read_chats(file)?.0, context, 0, args.seed)?,
         None => Vec::new(),
     };
     let low_rank = args.lora.map(|rank| LowRankPlan {
         rank,
         alpha: args.alpha.unwrap_or(2.0 * rank as f64),
     });
+    digest.update(&[args.cut]);
     if args.lora == Some(0) || args.steps == 0 || args.batch_tokens == 0 {
         return Err(Failure::new(
             USAGE,
@@ -182,10 +189,13 @@ fn encode(
     vocabulary: &Vocabulary,
     chats: &[Chat],
     context: usize,
+    cut: u8,
+    seed: u64,
 ) -> Result<Vec<Example>, Failure> {
+    let mut dice = Dice::new(seed);
     let examples: Vec<Example> = chats
         .iter()
-        .map(|chat| vocabulary.example(&chat.messages))
+        .map(|chat| vocabulary.example_cut(&chat.messages, cut.into(), &mut dice))
         .collect::<Result<_, _>>()?;
     if let Some((at, example)) = (1..)
         .zip(&examples)

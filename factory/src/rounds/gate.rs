@@ -158,11 +158,12 @@ async fn ask(gate: &Gate, api: &Api, chats: &[Chat]) -> Result<Vec<bool>, RoundE
     let asking = Asking {
         max_tokens: gate.max_tokens,
         patience: Duration::from_mins(2),
+        logprobs: false,
     };
     let said = answers(api, chats, asking, gate.parallel, || {}).await?;
     let right = chats.iter().zip(&said);
     Ok(right
-        .map(|(chat, said)| is_right(said, chat.split().1))
+        .map(|(chat, said)| is_right(&said.text, chat.split().1))
         .collect())
 }
 

@@ -163,6 +163,7 @@ impl Asked {
             asking: Asking {
                 max_tokens: settings.max_tokens,
                 patience: Duration::from_mins(2),
+                logprobs: false,
             },
         })
     }
@@ -176,7 +177,7 @@ impl Asked {
     async fn ask(&self, case: &Chat) -> Result<Label, RoundError> {
         let messages: Vec<Message> = self.system.iter().chain(case.split().0).cloned().collect();
         let answer = match self.api.chat(&messages, self.asking).await {
-            Ok(answer) => Some(answer.trim().to_owned()).filter(|answer| !answer.is_empty()),
+            Ok(said) => Some(said.text.trim().to_owned()).filter(|answer| !answer.is_empty()),
             // It cannot answer this one; others it can.
             Err(ApiError::Refused {
                 status: 400 | 413 | 422,

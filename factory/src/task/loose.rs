@@ -68,7 +68,11 @@ impl Common {
             !(may_go && dice.chance(20))
         });
         for _ in 0..*dice.pick(&[0, 0, 1, 1, 2, 3]) {
-            let filler = dice.pick(&self.fillers).clone();
+            let filler = if dice.chance(NONSENSE_PERCENT) {
+                nonsense(dice)
+            } else {
+                dice.pick(&self.fillers).clone()
+            };
             let at = dice.below(parts.len() + 1);
             parts.insert(at, vec![(filler, true)]);
         }
@@ -83,12 +87,29 @@ impl Common {
     }
 }
 
+/// Of words that come in, so many of 100 mean nothing in any language: whoever learns expects the unheard.
+const NONSENSE_PERCENT: usize = 30;
+
+/// A word of one to three syllables.
+fn nonsense(dice: &mut Dice) -> String {
+    let mut word = String::new();
+    for _ in 0..=dice.below(3) {
+        word.push(*dice.pick(b"bcdfghjklmnprstvwz") as char);
+        word.push(*dice.pick(b"aeiou") as char);
+        if dice.chance(40) {
+            word.push(*dice.pick(b"lmnrst") as char);
+        }
+    }
+    word
+}
+
 /// Whether a word is none of the marks of punctuation.
 fn is_plain(word: &str) -> bool {
     word.chars().all(char::is_alphabetic)
 }
 
-fn each_word<'p>(nodes: &'p [Node], see: &mut impl FnMut(&'p str)) {
+/// Every word and mark of a pattern.
+pub(super) fn each_word<'p>(nodes: &'p [Node], see: &mut impl FnMut(&'p str)) {
     for node in nodes {
         match node {
             Node::Word(word) => see(word),

@@ -114,6 +114,25 @@ impl Phrases {
         &self.intents
     }
 
+    /// Every word of the phrasings of an intent in a set.
+    #[cfg(test)]
+    pub(super) fn words_of(
+        &self,
+        language: Language,
+        set: Set,
+        intent: &str,
+    ) -> std::collections::BTreeSet<&str> {
+        let mut words = std::collections::BTreeSet::new();
+        for phrase in &self.languages[language as usize] {
+            if phrase.set == set && phrase.intent == intent {
+                super::loose::each_word(&phrase.nodes, &mut |word| {
+                    words.insert(word);
+                });
+            }
+        }
+        words
+    }
+
     /// A sentence that somebody may write.
     pub fn ask(&self, language: Language, set: Set, dice: &mut Dice) -> Question {
         self.ask_loosely(language, set, 0, dice)

@@ -140,3 +140,19 @@ fn a_seed_repeats_itself() {
         questions(&phrases, Set::Train, 6)
     );
 }
+
+/// A model from scratch knows no word but those that it met. What it is judged by are phrasings that it never met.
+#[test]
+fn words_are_met_before_they_are_judged_by() {
+    let phrases = Phrases::new();
+    for language in Language::ALL {
+        for intent in phrases.intents() {
+            let met = phrases.words_of(language, Set::Train, intent);
+            for set in [Set::Validation, Set::Test] {
+                let judged = phrases.words_of(language, set, intent);
+                let new: Vec<_> = judged.difference(&met).collect();
+                assert!(new.is_empty(), "{language} {intent} {set:?}: {new:?}");
+            }
+        }
+    }
+}

@@ -17,6 +17,7 @@ use tokenizers::{
 
 use super::{Example, TrainError};
 use crate::chat::Message;
+use crate::task::Dice;
 
 /// What parts texts before pairs are merged, as Qwen 2 has it.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -168,6 +169,15 @@ impl Vocabulary {
 
     /// Messages before an answer, and the token that it begins after.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, TrainError> {
+        self.prompt_cut(messages, 0, &mut Dice::new(0))
+    }
+
+    fn prompt_cut(
+        &self,
+        messages: &[Message],
+        percent: usize,
+        dice: &mut Dice,
+    ) -> Result<Vec<u32>, TrainError> {
         let mut ids = Vec::new();
         let role = |role: &str| {
             CONTROL
@@ -181,7 +191,9 @@ impl Vocabulary {
         {
             let token = role(name).ok_or_else(|| TrainError::Role(name.clone()))?;
             ids.push(u32::try_from(token).expect("four"));
-            self.encode(content, &mut ids)?;
+            for part in cut(content, percent, dice) {
+                self.encode(part, &mut ids)?;
+            }
             ids.push(END);
         }
         ids.push(u32::try_from(role("assistant").expect("it is one")).expect("four"));
@@ -190,10 +202,29 @@ impl Vocabulary {
 
     /// A chat whose last message is the answer to learn.
     pub fn example(&self, chat: &[Message]) -> Result<Example, TrainError> {
+        self.example_cut(chat, 0, &mut Dice::new(0))
+    }
+
+    /// The same; in every other prompt words are cut at `percent` of their inner places besides, so that a word is
+    /// known by its letters, too: mistyped, in capitals, or never seen.
+    ///
+    /// Source: Provilkov et al. 2020, BPE-dropout. Here the places are drawn and not the merges, so that any tokenizer
+    /// does it.
+    pub fn example_cut(
+        &self,
+        chat: &[Message],
+        percent: usize,
+        dice: &mut Dice,
+    ) -> Result<Example, TrainError> {
         let Some((answer, before)) = chat.split_last() else {
             return Err(TrainError::NoExamples);
         };
-        let mut ids = self.prompt(before)?;
+        let percent = if percent > 0 && dice.chance(50) {
+            percent
+        } else {
+            0
+        };
+        let mut ids = self.prompt_cut(before, percent, dice)?;
         let answer_from = ids.len();
         self.encode(&answer.content, &mut ids)?;
         ids.push(END);
@@ -261,6 +292,22 @@ impl Vocabulary {
     }
 }
 
+/// Parts of a text, cut at `percent` of the places between two letters or digits.
+fn cut<'t>(text: &'t str, percent: usize, dice: &mut Dice) -> Vec<&'t str> {
+    let mut parts = Vec::new();
+    let (mut from, mut inside) = (0, false);
+    for (at, letter) in text.char_indices() {
+        let is_letter = letter.is_alphanumeric();
+        if percent > 0 && inside && is_letter && dice.chance(percent) {
+            parts.push(&text[from..at]);
+            from = at;
+        }
+        inside = is_letter;
+    }
+    parts.push(&text[from..]);
+    parts
+}
+
 /// Token types. Source: llama.h `enum llama_token_type`.
 const TYPE_NORMAL: i32 = 1;
 const TYPE_CONTROL: i32 = 3;
@@ -326,6 +373,33 @@ mod tests {
         );
         let odd = vocabulary.prompt(&[message("tool", "x")]);
         assert!(matches!(odd, Err(TrainError::Role(role)) if role == "tool"));
+    }
+
+    #[test]
+    fn cut_words_are_the_same_text_in_more_tokens() {
+        let vocabulary = vocabulary();
+        let chat = [
+            message("user", "set sector 3, größe"),
+            message("assistant", "set sector"),
+        ];
+        let whole = vocabulary.example(&chat).unwrap();
+        let mut dice = Dice::new(1);
+        let mut lengths = HashSet::new();
+        for _ in 0..20 {
+            let cut = vocabulary.example_cut(&chat, 40, &mut dice).unwrap();
+            assert_eq!(
+                vocabulary.decode(&cut.ids).unwrap(),
+                vocabulary.decode(&whole.ids).unwrap()
+            );
+            // The answer is not cut.
+            assert_eq!(cut.ids[cut.answer_from..], whole.ids[whole.answer_from..]);
+            lengths.insert(cut.ids.len());
+        }
+        assert!(lengths.len() > 3 && lengths.contains(&whole.ids.len()));
+        assert_eq!(
+            cut("größe 12", 100, &mut dice),
+            ["g", "r", "ö", "ß", "e 1", "2"]
+        );
     }
 
     #[test]

@@ -72,14 +72,21 @@ fn what_was_learned_is_what_a_box_answers_and_an_adapter_adds_to_it() {
     ));
     let table = world.ok(
         "eval --data old.jsonl --data new.jsonl --serve base/model.Q8_0.gguf --adapter round/adapter.gguf \
-         --against default --out report.json --mistakes mistakes.jsonl",
+         --against default --against-file base/model.F16.gguf --calibration --out report.json --mistakes mistakes.jsonl",
     );
     let report = world.report();
     let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_u64).unwrap();
     let right = number("/report/all/right");
     assert!(right >= 16, "{right} of 18:\n{table}");
-    assert!(number("/against/difference/gained") >= 4, "{table}");
+    assert!(number("/against/0/difference/gained") >= 4, "{table}");
     assert_eq!(number("/report/groups/set=train/right"), 12, "{table}");
+    let sure = report.pointer("/calibration/bins/9/confidence").unwrap();
+    assert!(
+        sure.as_f64().unwrap() > 90.0,
+        "it knows them by heart: {table}"
+    );
+    let bins = report.pointer("/against/1/calibration/bins").unwrap();
+    assert_eq!(bins.as_array().unwrap().len(), 10, "{table}");
     let mistakes = std::fs::read_to_string(world.0.path().join("mistakes.jsonl")).unwrap();
     assert_eq!(mistakes.lines().count() as u64, 18 - right);
     for file in [
