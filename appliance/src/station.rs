@@ -204,14 +204,15 @@ impl<E: Engine> Station<E> {
             };
             let logit = drawing.logit_before(logits[token as usize], token);
             let logprob = certainty.logprob(logit);
+            let drawn = Drawn {
+                token,
+                logprob,
+                entropy: certainty.entropy,
+                margin: certainty.margin(),
+            };
             Picked {
                 token,
-                drawn: Some(Drawn {
-                    token,
-                    logprob,
-                    entropy: certainty.entropy,
-                    margin: certainty.margin(),
-                }),
+                drawn: (self.measures == Measures::Certainty).then_some(drawn),
                 logprobs: likeliest.map(|likeliest| {
                     Box::new(Logprobs {
                         drawn: logprob,

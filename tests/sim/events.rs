@@ -180,15 +180,23 @@ impl Truth {
         );
         let asked = request.submission.logprobs;
         assert_eq!(
-            logprobs.map(|it| it.top.len()),
-            asked.map(|top| top as usize),
-            "request {id}: as many of the likeliest as it asked for"
+            logprobs.is_some(),
+            asked.is_some(),
+            "request {id}: log-probabilities if it asked for them"
         );
         if let Some(Logprobs { drawn, top }) = logprobs {
             let falls = |pair: &[(u32, f32)]| pair[0].1 >= pair[1].1;
             assert!(top.windows(2).all(falls) && *drawn <= 0.0);
-            let listed = top.iter().find(|it| it.0 == token);
-            assert!(listed.is_none_or(|it| it.1 == *drawn));
+            // A small vocabulary may have fewer.
+            assert!(asked.is_some_and(|most| top.len() <= most as usize));
+            assert_eq!(top.is_empty(), asked == Some(0), "request {id}");
+            if let Some((_, listed)) = top.iter().find(|it| it.0 == token) {
+                // The drawn one's is computed back from what bias and penalties made of it.
+                assert!(
+                    listed == drawn || (listed - drawn).abs() < 1e-3,
+                    "{listed} {drawn}"
+                );
+            }
         }
         request.tokens.push(token);
         request.first_token.get_or_insert(self.now);
