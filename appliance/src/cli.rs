@@ -5,7 +5,7 @@
     reason = "a command line has a clock, files, and somebody who reads its errors"
 )]
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -69,6 +69,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Write down what a model says of prompts, for its manifest.
     Golden(trial::GoldenArgs),
+    /// Write the demo model, a GGUF file, to standard output: to publish it, or to train it further.
+    DemoModel,
     /// Load and test a model as a serving box does before it tries it.
     #[command(hide = true)]
     Try(trial::TryArgs),
@@ -123,6 +125,18 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+fn demo_model() -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        let message = "a model is no text: `outstation demo-model > demo.gguf`";
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let written = out
+        .write_all(crate::demo::model())
+        .and_then(|()| out.flush());
+    written.map_err(|e| Failure::io("cannot write", e))
+}
+
 /// Parses arguments, runs the command, and says what went wrong in one sentence.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -149,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::Models(args) => models::models(&args),
         Command::Keys(args) => keys::keys(&args),
         Command::Golden(args) => trial::golden(&args),
+        Command::DemoModel => demo_model(),
         Command::Try(args) => trial::try_model(&args),
     };
     match result {

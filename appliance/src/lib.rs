@@ -15,6 +15,7 @@ pub mod budget;
 #[cfg(feature = "io")]
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod disk;
 pub mod doctor;
 pub mod energy;

@@ -105,7 +105,7 @@ pub enum Event {
         /// Which.
         token: u32,
         /// What the model made of it, where that was asked for.
-        logprobs: Option<Box<Logprobs>>,
+        logprobs: Option<Logprobs>,
     },
     /// It is over, once; the submission goes back to the thread that made it.
     Ended {
@@ -206,7 +206,7 @@ pub struct Picked {
     /// How sure the model was, where that is measured.
     pub drawn: Option<Drawn>,
     /// What the model made of it, where that was asked for.
-    pub logprobs: Option<Box<Logprobs>>,
+    pub logprobs: Option<Logprobs>,
 }
 
 impl From<u32> for Picked {

@@ -213,11 +213,9 @@ impl<E: Engine> Station<E> {
             Picked {
                 token,
                 drawn: (self.measures == Measures::Certainty).then_some(drawn),
-                logprobs: likeliest.map(|likeliest| {
-                    Box::new(Logprobs {
-                        drawn: logprob,
-                        ..likeliest
-                    })
+                logprobs: likeliest.map(|likeliest| Logprobs {
+                    drawn: logprob,
+                    ..likeliest
                 }),
             }
         } else {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The closed loop on one machine: a factory, two boxes, users whose wording drifts, and nobody at the keyboard.
 
-  closed_loop.py --bin target/release --model demo.gguf --out loop-run [--seed 1] [--kills 10] [--poison] [--compare 3]
+  closed_loop.py --bin target/release --out loop-run [--seed 1] [--kills 10] [--poison] [--compare 3]
 
 Users of both boxes ask as the demo's test set does; after --before requests a share of them speaks a jargon that the model
 never saw. Boxes flag what they find hard, the factory gets it, and `outstation-factory loop --once`, called again and again
@@ -10,8 +10,6 @@ compared with the right one. OUT gets loop.svg (accuracy over time), loop.json (
 folders. --kills: loop, boxes and factory are killed at random, so often in all. --poison: of the labels three in ten are
 wrong; nothing may be released. --compare N: afterwards, for the same number of labels, N adapters learned from flagged and
 from random requests. Ends with 1 if what must hold does not. Needs Python with matplotlib for the plot.
-
-Not run to its end yet: it waits for a model that knows the demo's task.
 """
 import argparse, http.client, http.server, json, pathlib, random, re, signal, socket, subprocess, sys, threading, time
 
@@ -61,7 +59,8 @@ class Site:
         self.factory("keys", "root", "--store", "store", "--threshold", "1", "--models-threshold", "1", *named,
                      "--key", "root.pem", "--key", "targets.pem")
         self.factory("keys", "commit", "--store", "store", *online)
-        (self.out / "site.gguf").write_bytes(self.a.model.read_bytes())
+        with open(self.out / "site.gguf", "wb") as file:
+            subprocess.run([self.outstation, "demo-model"], stdout=file, check=True)
         self.factory("publish", "site.gguf", "--store", "store", "--name", "site", "--key", "models.pem", *online)
         for ring in self.RINGS.values():
             self.factory("rollout", "--store", "store", "--ring", ring, "--manifest", "site@1", "--soak", "1s",
@@ -135,7 +134,8 @@ class Users(threading.Thread):
         world = self.world
         while not world.stopped:
             drifted = self.rng.random() < world.drift
-            case = self.rng.choice(world.drifted if drifted else world.usual)
+            # Nobody asks twice: who does was not helped, and boxes flag that.
+            case = (world.drifted if drifted else world.usual).pop()
             question, right = case["messages"][0]["content"], case["messages"][1]["content"]
             try:
                 said, model = ask(world.site.ports[self.box][1], question)
@@ -194,18 +194,20 @@ class World:
         self.rng, self.stopped, self.failed, self.drift, self.pause = random.Random(a.seed), False, 0, 0.0, 0.0
         self.answers, self.events, self.flags, self.kills = [], [], [], 0
 
-    def data(self, name, chosen, count, seed):
-        self.site.factory("demo", "data", "--set", chosen, "--count", str(count), "--seed", str(seed), "--out", name)
+    def data(self, name, chosen, count, seed, *words):
+        self.site.factory("demo", "data", "--set", chosen, "--count", str(count), "--seed", str(seed), "--out", name, *words)
         return [json.loads(line) for line in (self.a.out / name).read_text().splitlines()]
 
     def prepare(self):
         seed = self.a.seed
         # Who asks, who is judged, and what is replayed are different draws.
-        self.usual = self.data("usual.jsonl", "test", 20000, 100 + seed)
-        self.drifted = self.data("drifted.jsonl", "drift", 20000, 200 + seed)
+        once = lambda cases: list({case["messages"][0]["content"]: case for case in cases}.values())
+        self.usual = once(self.data("usual.jsonl", "test", 60000, 100 + seed))
+        self.drifted = once(self.data("drifted.jsonl", "drift", 60000, 200 + seed))
+        self.jargon = {case["messages"][0]["content"] for case in self.drifted}
         self.data("old-test.jsonl", "test", 1500, 300 + seed)
         self.data("new-test.jsonl", "drift", 900, 400 + seed)
-        self.data("replay.jsonl", "train", 40000, 500 + seed)
+        self.data("replay.jsonl", "train", 40000, 500 + seed, "--loose", "50")
         labels = 'by = "oracle"'
         if self.a.poison:
             labels = f'by = "api"\nurl = "http://127.0.0.1:{self.lie()}/v1"\nmodel = "liar"'
@@ -214,7 +216,7 @@ class World:
             f'outstation = "{self.site.outstation}"\n[model]\nfile = "site.gguf"\nadapter = "jargon"\nrelease = "site-jargon"\n'
             f'[rings]\ncanary = "canary"\nfleet = ["all"]\npatience_s = 20\n[cases]\nmin = {self.a.cases}\nmax = {self.a.cases}\n'
             f'[labels]\n{labels}\n[train]\nreplay = ["replay.jsonl"]\n{self.a.train}\n'
-            f'[gate]\nold = ["old-test.jsonl"]\n')
+            f'[gate]\nold = ["old-test.jsonl"]\nnew_at_least = {self.a.new_at_least}\n')
 
     def lie(self):
         def oracle(question):
@@ -351,7 +353,6 @@ def compare(world, since_us):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bin", type=pathlib.Path, default=pathlib.Path("target/release"))
-    p.add_argument("--model", type=pathlib.Path, required=True, help="GGUF that was trained for the demo's task")
     p.add_argument("--out", type=pathlib.Path, default=pathlib.Path("loop-run"))
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--before", type=int, default=5000, help="requests before the drift")
@@ -359,6 +360,7 @@ def main():
     p.add_argument("--after", type=int, default=1500, help="requests after the round")
     p.add_argument("--cases", type=int, default=1000, help="flagged cases of a round")
     p.add_argument("--train", default="passes = 10", help="lines of [train] in the loop's settings")
+    p.add_argument("--new-at-least", type=float, default=80, help="percent of the cases kept to judge with, at the gate")
     p.add_argument("--kills", type=int, default=0)
     p.add_argument("--poison", action="store_true")
     p.add_argument("--compare", type=int, default=0)
@@ -368,7 +370,6 @@ def main():
     world = World(a)
     site = world.site
     world.prepare()
-    world.jargon = {case["messages"][0]["content"] for case in world.drifted}
     site.release()
     site.start_factory()
     site.enrol()

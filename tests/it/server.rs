@@ -19,6 +19,16 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     outstation().args(arguments).output().unwrap()
 }
 
+/// Random weights, which go on as long as they are asked to: what most tests want. Nothing if they name a model.
+fn random_model(arguments: &[&str], folder: &TempDir) -> Vec<String> {
+    if arguments.contains(&"--model") {
+        return Vec::new();
+    }
+    let file = folder.path().join("demo.gguf");
+    std::fs::write(&file, outstation::generate::demo(1)).unwrap();
+    vec!["--model".to_owned(), file.display().to_string()]
+}
+
 /// A running `outstation serve`; killed when dropped.
 pub(crate) struct Server {
     child: Child,
@@ -39,6 +49,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let mut child = outstation()
             .arg("serve")
+            .args(random_model(arguments, &folder))
             .args(loopback(arguments, "--listen"))
             .args(loopback(arguments, "--http"))
             .args(arguments)

@@ -43,7 +43,7 @@ impl Truth {
                 id,
                 token,
                 logprobs,
-            } => self.check_token(call, id, token, logprobs.as_deref()),
+            } => self.check_token(call, id, token, logprobs.as_ref()),
             Event::Ended {
                 outcome,
                 usage,

@@ -22,9 +22,6 @@ use crate::model::Model;
 use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::{Tokenizer, Vocabulary, VocabularyError};
 
-/// Seed of the demo model.
-pub(super) const DEMO_SEED: u64 = 1;
-
 /// A model with everything that its file holds.
 pub(super) struct Loaded {
     /// Name in the APIs.
@@ -47,10 +44,7 @@ impl Loaded {
 /// Loads the configured model, or the demo model.
 pub(super) fn model(config: &ModelConfig) -> Result<Loaded, Failure> {
     let (bytes, default_name): (ModelBytes, String) = match &config.file {
-        None => (
-            Box::new(crate::generate::demo(DEMO_SEED)),
-            "demo".to_owned(),
-        ),
+        None => (Box::new(crate::demo::model()), "demo".to_owned()),
         Some(path) => {
             let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
             (Box::new(weights::map(path)?), stem.unwrap_or_default())
@@ -116,7 +110,7 @@ pub(super) fn tokenizer(config: &ModelConfig) -> Result<Tokenizer, Failure> {
         build_tokenizer(&Vocabulary::from_gguf(&gguf)?, json.as_deref())
     };
     match &config.file {
-        None => build(&crate::generate::demo(DEMO_SEED)),
+        None => build(crate::demo::model()),
         Some(path) => build(&weights::map(path)?).map_err(|f| f.at(path.display())),
     }
 }

@@ -240,8 +240,8 @@ fn announce(
     if demo {
         let _ = writeln!(
             out,
-            "  (the demo model: random weights from seed {}, it babbles; say --model FILE.gguf for a real one)",
-            load::DEMO_SEED
+            "  (the demo model: 4 million weights that know the work of a telecom site, in English, German and Spanish; \
+             say --model FILE.gguf for another)"
         );
     }
     let _ = writeln!(
@@ -251,14 +251,18 @@ fn announce(
         crate::config::ByteSize(budget.limit_bytes)
     );
     let _ = writeln!(out, "try:");
-    let _ = writeln!(out, "  outstation ask{} \"hello\"", ask_flags(quic));
+    let question = if demo { DEMO_QUESTION } else { "hello" };
+    let _ = writeln!(out, "  outstation ask{} \"{question}\"", ask_flags(quic));
     let _ = writeln!(
         out,
         "  curl -N http://{http}/v1/chat/completions -H 'content-type: application/json' \\\n    \
-         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}],\"max_tokens\":32,\"stream\":true}}'"
+         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"{question}\"}}],\"max_tokens\":64,\"stream\":true}}'"
     );
     let _ = out.flush();
 }
+
+/// What the demo model answers.
+const DEMO_QUESTION: &str = "set sector 3 of KEL-042 to 40 W until 6 pm";
 
 fn ask_flags(quic: SocketAddr) -> String {
     if quic == crate::config::ListenConfig::default().quic {

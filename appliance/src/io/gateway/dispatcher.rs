@@ -262,7 +262,7 @@ impl News {
                 id,
                 token,
                 logprobs,
-            } => (id, Self::Token(token, logprobs), None),
+            } => (id, Self::Token(token, logprobs.map(Box::new)), None),
             Event::Ended {
                 outcome,
                 usage,
