@@ -8,8 +8,9 @@ never saw. Boxes flag what they find hard, the factory gets it, and `outstation-
 as its timer would, makes an adapter of it, tries it on the ring `canary` and gives it to the ring `all`. Every answer is
 compared with the right one. OUT gets loop.svg (accuracy over time), loop.json (all figures), and the factory's and boxes'
 folders. --kills: loop, boxes and factory are killed at random, so often in all. --poison: of the labels three in ten are
-wrong; nothing may be released. --compare N: afterwards, for the same number of labels, N adapters learned from flagged and
-from random requests. Ends with 1 if what must hold does not. Needs Python with matplotlib for the plot.
+wrong; nothing may be released. --before: a box needs 2000 requests to know what is usual. --compare N: afterwards, for the
+same number of labels, N adapters learned from flagged and from random requests. Ends with 1 if what must hold does not.
+Needs Python with matplotlib for the plot.
 """
 import argparse, http.client, http.server, json, pathlib, random, re, signal, socket, subprocess, sys, threading, time
 
