@@ -92,6 +92,7 @@ fn submission(id: u64, adapters: &[Arc<PackedAdapter>; 2]) -> Box<Submission> {
     submission.tenant = Tenant(dice(100, 4) / 50);
     submission.deadline = (dice(10, 5) == 0).then(|| Duration::from_millis(dice(50, 6)));
     submission.seed = id;
+    submission.logprobs = (dice(4, 9) == 0).then(|| small(21, 10));
     submission.adapter = adapters.get(small(3, 8) as usize).cloned();
     if dice(2, 7) == 0 {
         submission.sampling = Sampling {
