@@ -185,14 +185,16 @@ impl Judged {
             .zip(&said)
             .map(|(chat, said)| is_right(&said.text, chat.split().1));
         let right: Vec<bool> = right.collect();
-        let sure: Option<Vec<f64>> = said.iter().map(|said| said.probability).collect();
-        if args.calibration && sure.is_none() {
-            let message = format!("{} does not tell how likely its answers are", api.model);
-            return Err(Failure::new(UNAVAILABLE, message));
-        }
-        let calibration = sure
-            .filter(|_| args.calibration)
-            .map(|sure| Calibration::of(sure.into_iter().zip(right.iter().copied())));
+        let calibration = if args.calibration {
+            let sure: Option<Vec<f64>> = said.iter().map(|said| said.probability).collect();
+            let sure = sure.ok_or_else(|| {
+                let message = format!("{} does not tell how likely its answers are", api.model);
+                Failure::new(UNAVAILABLE, message)
+            })?;
+            Some(Calibration::of(sure.into_iter().zip(right.iter().copied())))
+        } else {
+            None
+        };
         Ok(Self {
             report: Report::of(chats, &right),
             said,
