@@ -119,6 +119,12 @@ async fn u8_a_box_goes_on_at_another_replica_where_the_first_one_went_down() {
     );
     let resumed = second.factory.metrics.resumed_bytes.get();
     assert!(resumed >= 400_000, "{resumed} bytes were not sent again");
+    // Releases come over the connection that there is now.
+    let mut connection = uplink.connection();
+    wait(&mut connection, |it| {
+        it.as_ref().is_some_and(|it| it.close_reason().is_none())
+    })
+    .await;
     assert_eq!(outbox.files(), 0);
 }
 

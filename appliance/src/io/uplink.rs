@@ -360,6 +360,7 @@ impl<S: Spool> Link<S> {
         let (mut send, mut receive) = connection.open_bi().await.map_err(DialError::from)?;
         let mut hello_at = Instant::now();
         let mut sending = JoinSet::new();
+        let mut is_greeted = false;
         let outcome = loop {
             // The factory learns of a new spool before its first segment.
             let is_new = self.greeted_epoch != Some(self.spool.state().epoch);
@@ -369,8 +370,9 @@ impl<S: Spool> Link<S> {
                 match answer.map_err(SessionError::from).and_then(welcome) {
                     Ok(welcome) => {
                         hello_at = Instant::now() + self.welcomed(&welcome);
-                        if is_new {
+                        if !is_greeted {
                             self.connection.send_replace(Some(connection.clone()));
+                            is_greeted = true;
                         }
                     }
                     Err(error) => break Err(error),
