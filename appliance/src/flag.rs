@@ -145,10 +145,12 @@ pub struct Case<'a> {
     pub model: &'a ModelDigest,
     /// What it is for, by whoever asked; of the name, 64 bytes count.
     pub workload: &'a str,
-    /// Who asked.
-    pub tenant: u64,
+    /// Who asked: a retry is of the same.
+    pub asker: u64,
     /// When the request came, on the clock of `now`.
     pub arrived: Duration,
+    /// When its answer was complete, on the same clock: earlier than `now`, by which its user may have asked again.
+    pub ended: Duration,
     /// What the user said last: without template and system prompt, which would make all prompts alike.
     pub prompt: &'a [u32],
     /// The answer.
@@ -212,7 +214,7 @@ pub struct Flagger {
 #[derive(Debug, Clone, Copy)]
 struct Prompt {
     id: u64,
-    tenant: u64,
+    asker: u64,
     workload: u64,
     hash: u64,
     ended: Duration,
@@ -276,7 +278,7 @@ impl Flagger {
         let tick = self.totals.cases;
         let index = self.workload(case.model, case.workload, tick);
         let content_hash = simhash(&[case.prompt, case.answer]);
-        let retry_of = self.retry_of(now, case);
+        let retry_of = self.retry_of(case);
         let random = is_drawn(self.config.seed, case.id, self.config.random_share);
         let complete = matches!(case.outcome.finish, Finish::Stop | Finish::Length);
         let hardness = case.signals.hardness();
@@ -443,17 +445,17 @@ impl Flagger {
         psi(&self.workloads[index], &self.workloads[reference])
     }
 
-    /// The request that this one repeats: of the same tenant and workload, nearly the same, and ended before this came.
-    fn retry_of(&mut self, now: Duration, case: &Case<'_>) -> Option<u64> {
+    /// The request that this one repeats: of the same asker and workload, nearly the same, and ended before this came.
+    fn retry_of(&mut self, case: &Case<'_>) -> Option<u64> {
         let prompt = Prompt {
             id: case.id,
-            tenant: case.tenant,
+            asker: case.asker,
             workload: name_hash(case.workload),
             hash: simhash(&[case.prompt]),
-            ended: now,
+            ended: case.ended,
         };
         let same = |earlier: &&Prompt| {
-            earlier.tenant == prompt.tenant
+            earlier.asker == prompt.asker
                 && earlier.workload == prompt.workload
                 && near(earlier.hash, prompt.hash, RETRY_BITS)
                 && earlier.ended <= case.arrived
@@ -526,7 +528,7 @@ fn is_drawn(seed: u64, id: u64, share: f32) -> bool {
 }
 
 /// A name in 64 bits. Source: Fowler, Noll and Vo, FNV-1a.
-fn name_hash(name: &str) -> u64 {
+pub fn name_hash(name: &str) -> u64 {
     state::fnv1a(name.as_bytes())
 }
 

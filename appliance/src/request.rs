@@ -84,6 +84,8 @@ pub struct Origin {
     pub workload: String,
     /// The conversation that it goes on with. At most 64 bytes.
     pub conversation: String,
+    /// A hash of which of the app's users asked, 0 if it is not said.
+    pub end_user: u64,
     /// The protocol that brought it.
     pub transport: Transport,
     /// The answer was wanted piece by piece.

@@ -151,6 +151,35 @@ fn no_word_of_a_prompt_is_in_any_file_of_a_box() {
 }
 
 #[test]
+fn who_asks_again_was_not_helped_and_another_user_is_somebody_else() {
+    let enrolled = Enrolled::new();
+    let server = enrolled.serve("content_tenants = [\"anonymous\"]");
+    for user in ["heron-1", "heron-2", "heron-2"] {
+        let question = json!({
+            "messages": [{"role": "user", "content": "what is the load of sector three"}],
+            "max_tokens": 4, "ignore_eos": true, "safety_identifier": user,
+        });
+        let (code, body) = post(server.http, "/v1/chat/completions", &question);
+        assert_eq!(code, 200, "{body}");
+    }
+    server.terminate();
+    assert_eq!(server.wait().0, Some(0));
+
+    let requests = enrolled.requests();
+    let again = |it: &Inference| it.flags.iter().any(|flag| flag == "retry");
+    let again: Vec<bool> = requests.iter().map(again).collect();
+    assert_eq!(again, [false, false, true]);
+    for path in files(enrolled.folder.path()) {
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(
+            !contains(&bytes, "heron-"),
+            "{} names a user",
+            path.display()
+        );
+    }
+}
+
+#[test]
 fn words_of_who_did_not_allow_it_are_not_written_down_at_all() {
     let enrolled = Enrolled::new();
     let server = enrolled.serve("content_tenants = [\"t-0123456789abcdef\"]\ncontent_share = 1.0");

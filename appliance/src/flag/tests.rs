@@ -39,8 +39,9 @@ fn case<'a>(id: u64, prompt: &'a [u32], answer: &'a [u32]) -> Case<'a> {
         id,
         model: &MODEL,
         workload: "chat",
-        tenant: 1,
+        asker: 1,
         arrived: minutes(id),
+        ended: minutes(id),
         prompt,
         answer,
         signals: ordinary(),
@@ -180,18 +181,19 @@ fn the_same_question_again_is_a_retry() {
     again[30] += 1;
     let other = text(4, 60);
     let mut flagger = Flagger::new(config());
-    let mut ask = |id, at: u64, arrived: u64, tenant, prompt: &[u32]| {
+    let mut ask = |id, at: u64, arrived: u64, asker, prompt: &[u32]| {
         let answer = text(100 + id, 30);
         let case = Case {
             arrived: minutes(arrived),
-            tenant,
+            ended: minutes(at),
+            asker,
             ..case(id, prompt, &answer)
         };
         flagger.handle_case(minutes(at), &case).retry_of
     };
     assert_eq!(ask(1, 1, 0, 5, &prompt), None);
     assert_eq!(ask(2, 3, 0, 5, &prompt), None, "asked beside it: n = 2");
-    assert_eq!(ask(3, 5, 4, 6, &prompt), None, "another tenant");
+    assert_eq!(ask(3, 5, 4, 6, &prompt), None, "somebody else");
     assert_eq!(ask(4, 6, 5, 5, &other), None, "another question");
     assert_eq!(ask(5, 8, 7, 5, &again), Some(2), "a token is different");
     assert_eq!(ask(6, 30, 29, 5, &prompt), None, "much later");
@@ -224,7 +226,7 @@ fn duplicates_are_counted_and_lots_are_not_suppressed() {
     let mut ask = |random_share, id, answer: &[u32]| {
         flagger.config.random_share = random_share;
         let mut case = case(id, &prompt, answer);
-        case.tenant = id;
+        case.asker = id;
         case.outcome.json = Form::Invalid;
         let verdict = flagger.handle_case(minutes(id), &case);
         (verdict.content.name(), verdict.inclusion_probability)

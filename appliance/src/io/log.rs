@@ -503,14 +503,16 @@ impl Inner {
         let case_id = case_id(&request.origin.response_id);
         let last_said = last_said(request, submission, &entry.text);
         let content_bytes = (content::input_bytes(&request.prompt) + output.len()) as u64;
+        let arrived = entry.arrived.saturating_duration_since(self.started);
         let verdict = self.flagger().handle_case(
             self.started.elapsed(),
             &Case {
                 id: case_id,
                 model: &usual_of(&entry.text.digest, entry.adapter),
                 workload: &request.origin.workload,
-                tenant: request.tenant.0,
-                arrived: entry.arrived.saturating_duration_since(self.started),
+                asker: splitmix(request.tenant.0) ^ request.origin.end_user,
+                arrived,
+                ended: arrived + timings.queue + timings.prefill + timings.decode,
                 prompt: &last_said,
                 answer: tokens,
                 signals,

@@ -65,6 +65,7 @@ fn send(flagger: &mut Flagger, id: u64, now: Duration, model: ModelDigest, s: Si
     let case = Case {
         model: &model,
         arrived: now,
+        ended: now,
         signals: s,
         ..case(id, &prompt, &answer)
     };

@@ -20,7 +20,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::request::{GenerateRequest, Prompt, Refusal, RefusalKind};
-use field::{Bias, Labels, Messages, PromptField, Seed, Stops, StreamOptions, Tier};
+use field::{Bias, EndUser, Labels, Messages, PromptField, Seed, Stops, StreamOptions, Tier};
 use format::ResponseFormat;
 
 /// Which of the two endpoints a body came to.
@@ -109,6 +109,8 @@ const EFFECTIVE: &[&str] = &[
     "service_tier",
     "n",
     "metadata",
+    "user",
+    "safety_identifier",
     "logprobs",
 ];
 
@@ -184,6 +186,11 @@ impl Reader {
                 self.request.origin.workload = labels.workload_id;
                 self.request.origin.conversation = labels.conversation_id;
             }
+            // The older name and the newer one of the same.
+            "user" | "safety_identifier" => set(
+                &mut self.request.origin.end_user,
+                map.next_value::<Option<EndUser>>()?.map(|it| it.0),
+            ),
             "service_tier" => set(
                 &mut self.request.class,
                 map.next_value::<Option<Tier>>()?.map(Tier::class),

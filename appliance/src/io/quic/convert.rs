@@ -42,6 +42,8 @@ pub(super) fn request(generate: Generate) -> Result<GenerateRequest, Refusal> {
             response_id: hex(&generate.request_id),
             workload: generate.workload_id,
             conversation: generate.conversation_id,
+            // The protocol has no name for it.
+            end_user: 0,
             transport: Transport::Quic,
             stream: true,
         },

@@ -364,6 +364,16 @@ impl<'de> Deserialize<'de> for StreamOptions {
     }
 }
 
+/// The user of an app, of whom only a hash is kept.
+pub(super) struct EndUser(pub(super) u64);
+
+impl<'de> Deserialize<'de> for EndUser {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        let name = std::borrow::Cow::<'de, str>::deserialize(json)?;
+        Ok(Self(crate::flag::name_hash(&name)))
+    }
+}
+
 /// What `metadata` says of where a request belongs; other labels are its author's own.
 #[derive(Default)]
 pub(super) struct Labels {

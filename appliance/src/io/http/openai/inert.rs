@@ -49,8 +49,6 @@ use Endpoint::{Chat, Completions};
 
 /// Field, endpoint if only one has it, rule.
 const RULES: &[(&str, Option<Endpoint>, Rule)] = &[
-    ("user", None, Rule::Anything),
-    ("safety_identifier", None, Rule::Anything),
     ("prompt_cache_key", None, Rule::Anything),
     ("prompt_cache_retention", None, Rule::Anything),
     ("store", Some(Chat), Rule::Is(false)),

@@ -141,6 +141,21 @@ fn how_long_it_can_wait_and_how_many_answers() {
 }
 
 #[test]
+fn of_who_asks_a_hash_is_kept() {
+    expect![[r#"
+        "user": "u" => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], end_user: 12638200394695180528,
+        "safety_identifier": "u" => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], end_user: 12638200394695180528,
+        "user": null => accepted
+        "user": 7 => 400 user: `user`: invalid type: integer `7`, expected a string at line 1 column 59
+    "#]].assert_eq(&with(&[
+        r#""user": "u""#,
+        r#""safety_identifier": "u""#,
+        r#""user": null"#,
+        r#""user": 7"#,
+    ]));
+}
+
+#[test]
 fn log_probabilities() {
     expect![[r#"
         "logprobs": true => Whole: prompt: Chat( [ ChatMessage { role: "user", content: "hi", }, ], logprobs: Some(
@@ -184,7 +199,7 @@ fn fields_without_effect_may_only_ask_for_none() {
         r#""tool_choice": "none""#,
         r#""response_format": {"type": "text"}"#,
         r#""modalities": ["text"]"#,
-        r#""user": "u""#,
+        r#""prompt_cache_key": "k""#,
         r#""metadata": {"a": {"b": [1]}}"#,
         r#""store": false"#,
         r#""service_tier": "auto""#,
