@@ -18,7 +18,7 @@ pub enum Query {
     Any(Vec<Query>),
     /// It does not hold.
     Not(Box<Query>),
-    /// There is a flag other than `random`.
+    /// There is a flag for which a box selects a request; others only describe it.
     Flagged,
     /// There is this flag. `random` is one of them.
     Flag(String),
@@ -113,7 +113,10 @@ impl Query {
             Self::All(parts) => parts.iter().all(|part| part.holds(subject)),
             Self::Any(parts) => parts.iter().any(|part| part.holds(subject)),
             Self::Not(part) => !part.holds(subject),
-            Self::Flagged => subject.flags().iter().any(|flag| flag != RANDOM),
+            Self::Flagged => {
+                let selects = |flag: &String| !DESCRIBING.contains(&flag.as_str());
+                subject.flags().iter().any(selects)
+            }
             Self::Flag(name) => subject.flags().contains(name),
             Self::Workload(name) => subject.workload() == name,
             Self::Tenant(name) => subject.tenant() == name,
@@ -146,6 +149,20 @@ impl Query {
 
 /// The flag of requests that were kept by chance.
 const RANDOM: &str = "random";
+
+/// Flags for which no request is selected: the lot, single signals, of which each marks its own fiftieth, and drift,
+/// which marks all. docs/flagging.md has them.
+const DESCRIBING: [&str; 9] = [
+    RANDOM,
+    "mean_nll",
+    "entropy_mean",
+    "entropy_max",
+    "window_confidence",
+    "tail_confidence",
+    "margin",
+    "repetition",
+    "entropy_drift",
+];
 /// Digits of a digest that are enough to mean one.
 const DIGITS_MIN: usize = 6;
 

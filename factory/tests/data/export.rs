@@ -43,7 +43,12 @@ async fn store() -> Log {
     let mut random = Random(7);
     let key = FactoryKey::generate();
     let first = request(&mut random, "Why E7?", "The pump.", &["low_confidence"]);
-    let same = request(&mut random, " why  e7? ", "The valve.", &["random"]);
+    let same = request(
+        &mut random,
+        " why  e7? ",
+        "The valve.",
+        &["random", "margin"],
+    );
     let liked = request(&mut random, "What now?", "Wait.", &["random", "truncated"]);
     let mut plain = request(&mut random, "", "there was a pump.", &[]);
     let content = inner(&mut plain).content.as_mut().unwrap();
@@ -152,7 +157,7 @@ async fn a_manifest_accounts_for_every_request() {
     )
     .await;
     let metadata = &lines[0]["metadata"];
-    assert_eq!(metadata["flags"], serde_json::json!(["random"]));
+    assert_eq!(metadata["flags"], serde_json::json!(["random", "margin"]));
     assert_eq!(metadata["inclusion_probability"], 0.25);
     assert_eq!(metadata["model_digest"], "07".repeat(32));
     assert_eq!(metadata["appliance"], "01".repeat(16));
