@@ -6,7 +6,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use outstation_kernels::train::{Heads, Span};
 use serde::{Deserialize, Serialize};
 
-use super::ops::{Attention, CrossEntropy, RmsNorm, SwiGlu};
+use super::ops::{self, Attention, CrossEntropy, Frozen, RmsNorm, SwiGlu};
 use crate::task::Dice;
 
 /// Sizes of a decoder.
@@ -247,17 +247,24 @@ impl Net {
         let Some(LowRank { a, b }) = &self.low_rank[at] else {
             return x.matmul(&weight.t()?);
         };
-        // What is not trained has no gradient to be computed.
-        let y = x.matmul(&weight.as_detached_tensor().t()?)?;
-        y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * self.scale)?
+        let change = ops::LowRank {
+            weight: weight.as_detached_tensor(),
+            scale: self.scale,
+        };
+        change.apply(x, a, b)
+    }
+
+    /// Whether a low-rank change is trained, and nothing else.
+    fn adapts(&self) -> bool {
+        self.low_rank.iter().any(Option::is_some)
     }
 
     fn parameter(&self, at: usize) -> Tensor {
         let var = &self.base[at].var;
-        if self.low_rank.iter().all(Option::is_none) {
-            var.as_tensor().clone()
-        } else {
+        if self.adapts() {
             var.as_detached_tensor()
+        } else {
+            var.as_tensor().clone()
         }
     }
 
@@ -303,7 +310,11 @@ impl Net {
         }
         let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let x = norm(&x.index_select(&rows, 0)?, self.base.len() - 1)?;
-        x.matmul(&embedding.t()?)
+        if self.adapts() {
+            Frozen { weight: embedding }.apply(&x)
+        } else {
+            x.matmul(&embedding.t()?)
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! On other devices the same formulas are composed of candle's own operations; a test holds both against each other.
 
+use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Storage, Tensor,
-    bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape,
+    Storage, Tensor, bail,
 };
 use outstation_kernels::train::{self, Heads, Span};
 use rayon::prelude::*;
@@ -36,10 +37,7 @@ fn with_floats<const N: usize, T>(
     let guards: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();
     let slices: Vec<&[f32]> = guards
         .iter()
-        .map(|(storage, layout)| match &**storage {
-            Storage::Cpu(storage) => floats(storage, layout),
-            _ => bail!("a tensor of the CPU is wanted"),
-        })
+        .map(|(storage, layout)| floats(on_cpu(storage)?, layout))
         .collect::<Result<_>>()?;
     f(slices.try_into().expect("one for each"))
 }
@@ -371,6 +369,145 @@ impl CustomOp2 for SwiGlu {
     }
 }
 
+/// x Wᵀ with a W that is not trained: of a product of two tensors candle computes both gradients, wanted or not, and
+/// that of a matrix of weights is a third of the work.
+pub(super) struct Frozen {
+    /// `[out, in]`.
+    pub(super) weight: Tensor,
+}
+
+impl Frozen {
+    /// Of `[rows, in]`.
+    pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1(self)
+    }
+}
+
+impl CustomOp1 for Frozen {
+    fn name(&self) -> &'static str {
+        "frozen"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (weight, of_weight) = self.weight.storage_and_layout();
+        by_transposed((x, layout), (on_cpu(&weight)?, of_weight))
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (weight, of_weight) = self.weight.storage_and_layout();
+        by_transposed((x, layout), (on_gpu(&weight)?, of_weight))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
+        dout.matmul(&self.weight).map(Some)
+    }
+}
+
+/// x Wᵀ + scale · (x Aᵀ) Bᵀ, of which A and B are trained.
+pub(super) struct LowRank {
+    /// `[out, in]`.
+    pub(super) weight: Tensor,
+    pub(super) scale: f64,
+}
+
+impl LowRank {
+    /// Of `[rows, in]`, A `[rank, in]` and B `[out, rank]`.
+    pub(super) fn apply(self, x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        x.apply_op3(a, b, self)
+    }
+
+    fn forward<S: BackendStorage>(
+        &self,
+        x: (&S, &Layout),
+        weight: (&S, &Layout),
+        a: (&S, &Layout),
+        b: (&S, &Layout),
+    ) -> Result<(S, Shape)> {
+        let (y, shape) = by_transposed(x, weight)?;
+        let (low, of_low) = by_transposed(x, a)?;
+        let of_low = Layout::contiguous(of_low);
+        let low = low.affine(&of_low, self.scale, 0.0)?;
+        let (change, _) = by_transposed((&low, &of_low), b)?;
+        let layout = Layout::contiguous(&shape);
+        let y = y.binary_impl::<candle_core::op::Add>(&change, &layout, &layout)?;
+        Ok((y, shape))
+    }
+}
+
+impl CustomOp3 for LowRank {
+    fn name(&self) -> &'static str {
+        "low_rank"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        of_x: &Layout,
+        a: &CpuStorage,
+        of_a: &Layout,
+        b: &CpuStorage,
+        of_b: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (weight, of_weight) = self.weight.storage_and_layout();
+        let weight = (on_cpu(&weight)?, of_weight);
+        self.forward((x, of_x), weight, (a, of_a), (b, of_b))
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        of_x: &Layout,
+        a: &CudaStorage,
+        of_a: &Layout,
+        b: &CudaStorage,
+        of_b: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (weight, of_weight) = self.weight.storage_and_layout();
+        let weight = (on_gpu(&weight)?, of_weight);
+        self.forward((x, of_x), weight, (a, of_a), (b, of_b))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let low = (x.matmul(&a.t()?)? * self.scale)?;
+        let dlow = (dout.matmul(b)? * self.scale)?;
+        let dx = (dout.matmul(&self.weight)? + dlow.matmul(a)?)?;
+        let (da, db) = (dlow.t()?.matmul(x)?, dout.t()?.matmul(&low)?);
+        Ok((Some(dx), Some(da), Some(db)))
+    }
+}
+
+/// x Wᵀ of matrices.
+fn by_transposed<S: BackendStorage>(
+    (x, of_x): (&S, &Layout),
+    (weight, of_weight): (&S, &Layout),
+) -> Result<(S, Shape)> {
+    let ((rows, inputs), (outputs, _)) = (of_x.shape().dims2()?, of_weight.shape().dims2()?);
+    let transposed = of_weight.transpose(0, 1)?;
+    let y = x.matmul(weight, (1, rows, outputs, inputs), of_x, &transposed)?;
+    Ok((y, (rows, outputs).into()))
+}
+
+fn on_cpu(storage: &Storage) -> Result<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => bail!("a tensor of the CPU is wanted"),
+    }
+}
+
+fn on_gpu(storage: &Storage) -> Result<&CudaStorage> {
+    match storage {
+        Storage::Cuda(storage) => Ok(storage),
+        _ => bail!("a tensor of the GPU is wanted"),
+    }
+}
+
 /// The mean of −ln p of the targets, each with its weight.
 pub(super) struct CrossEntropy {
     pub(super) targets: Arc<[u32]>,
@@ -518,6 +655,33 @@ mod tests {
         let (gate, up) = (var(dice, &[7, 8]), var(dice, &[7, 8]));
         let composed = (gate.silu().unwrap() * up.as_tensor()).unwrap();
         check(&[&gate, &up], &SwiGlu.apply(&gate, &up).unwrap(), &composed);
+    }
+
+    #[test]
+    fn weights_that_are_not_trained_give_what_others_give() {
+        let dice = &mut Dice::new(4);
+        let (x, weight) = (var(dice, &[9, 6]), var(dice, &[5, 6]));
+        let frozen = Frozen {
+            weight: weight.as_detached_tensor(),
+        };
+        let y = frozen.apply(&x).unwrap();
+        check(&[&x], &y, &x.matmul(&weight.t().unwrap()).unwrap());
+        assert!(y.sqr().unwrap().backward().unwrap().get(&weight).is_none());
+    }
+
+    #[test]
+    fn a_low_rank_change_in_one_pass_is_what_its_formula_says() {
+        let dice = &mut Dice::new(5);
+        let (x, weight) = (var(dice, &[9, 6]), var(dice, &[5, 6]));
+        let (a, b) = (var(dice, &[2, 6]), var(dice, &[5, 2]));
+        let op = LowRank {
+            weight: weight.as_detached_tensor(),
+            scale: 0.5,
+        };
+        let t = |var: &Var| var.t().unwrap();
+        let low = x.matmul(&t(&a)).unwrap().matmul(&t(&b)).unwrap();
+        let composed = (x.matmul(&t(&weight)).unwrap() + (low * 0.5).unwrap()).unwrap();
+        check(&[&x, &a, &b], &op.apply(&x, &a, &b).unwrap(), &composed);
     }
 
     #[test]
