@@ -12,7 +12,7 @@ wrong; nothing may be released. --before: a box needs 2000 requests to know what
 same number of labels, N adapters learned from flagged and from random requests. Ends with 1 if what must hold does not.
 Needs Python with matplotlib for the plot.
 """
-import argparse, http.client, http.server, json, pathlib, random, re, signal, socket, subprocess, sys, threading, time
+import argparse, bisect, http.client, http.server, json, pathlib, random, re, signal, socket, subprocess, sys, threading, time
 
 
 def free_port(kind):
@@ -135,11 +135,11 @@ class Users(threading.Thread):
         world = self.world
         while not world.stopped:
             drifted = self.rng.random() < world.drift
-            # Nobody asks twice: who does was not helped, and boxes flag that.
+            # Each question once, by one of fifty people: who asks again was not helped, and boxes flag that.
             case = (world.drifted if drifted else world.usual).pop()
             question, right = case["messages"][0]["content"], case["messages"][1]["content"]
             try:
-                said, model = ask(world.site.ports[self.box][1], question)
+                said, model = ask(world.site.ports[self.box][1], question, f"{self.name}-{self.rng.randrange(50)}")
             except (OSError, http.client.HTTPException, KeyError, ValueError):
                 world.failed += 1
                 time.sleep(0.2)
@@ -149,8 +149,9 @@ class Users(threading.Thread):
             time.sleep(self.rng.expovariate(1 / world.pause) if world.pause else 0)
 
 
-def ask(port, question):
-    body = json.dumps({"messages": [{"role": "user", "content": question}], "max_tokens": 128, "temperature": 0})
+def ask(port, question, user):
+    body = json.dumps({"messages": [{"role": "user", "content": question}], "max_tokens": 128, "temperature": 0,
+                       "safety_identifier": user})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
     answer = json.loads(connection.getresponse().read())
@@ -202,7 +203,8 @@ class World:
     def prepare(self):
         seed = self.a.seed
         # Who asks, who is judged, and what is replayed are different draws.
-        once = lambda cases: list({case["messages"][0]["content"]: case for case in cases}.values())
+        # The first draws are asked first: at the end of all there are only questions of which there are very many.
+        once = lambda cases: list({case["messages"][0]["content"]: case for case in cases}.values())[::-1]
         self.usual = once(self.data("usual.jsonl", "test", 60000, 100 + seed))
         self.drifted = once(self.data("drifted.jsonl", "drift", 60000, 200 + seed))
         self.jargon = {case["messages"][0]["content"] for case in self.drifted}
@@ -217,7 +219,7 @@ class World:
             f'outstation = "{self.site.outstation}"\n[model]\nfile = "site.gguf"\nadapter = "jargon"\nrelease = "site-jargon"\n'
             f'[rings]\ncanary = "canary"\nfleet = ["all"]\npatience_s = 20\n[cases]\nmin = {self.a.cases}\nmax = {self.a.cases}\n'
             f'[labels]\n{labels}\n[train]\nreplay = ["replay.jsonl"]\n{self.a.train}\n'
-            f'[gate]\nold = ["old-test.jsonl"]\nnew_at_least = {self.a.new_at_least}\n')
+            f'[gate]\nold = ["old-test.jsonl"]\n')
 
     def lie(self):
         def oracle(question):
@@ -241,7 +243,7 @@ class World:
     def murder(self):
         """Kills one of the four at random times while the loop runs."""
         while not self.stopped and self.kills < self.a.kills:
-            time.sleep(self.rng.uniform(1, 25))
+            time.sleep(self.rng.uniform(5, 80))
             name = self.rng.choice(["loop", "loop", "factory", "box-a", "box-b"])
             if name == "loop":
                 process = self.looping
@@ -264,6 +266,9 @@ class World:
                 line = line.strip()
                 if not line.startswith("step ") and "nothing to do yet" not in line:
                     self.note(line)
+                if line.startswith("it learns from"):
+                    # Boxes of their own would not take cores from the training.
+                    self.pause = 0.6
                 last = line
             self.looping.wait()
             if re.match(r"round \d+ is ", last):
@@ -297,10 +302,13 @@ def plot(world, out):
     upper.set_ylabel("right answers, %")
     upper.set_ylim(0, 101)
     lower.set_xlabel("minutes")
-    lower.set_ylabel("flagged, a minute")
-    flags = world.flags[::5]
-    rates = [((b[0] + a[0]) / 120, 60 * max(0, b[1] - a[1]) / (b[0] - a[0])) for a, b in zip(flags, flags[1:]) if b[0] > a[0]]
+    lower.set_ylabel("flagged, %")
+    flags, times = world.flags[::10], sorted(it["t"] for it in world.answers)
+    asked = [bisect.bisect(times, at) for at, _ in flags]
+    spans = zip(flags, flags[1:], asked, asked[1:])
+    rates = [((a[0] + b[0]) / 120, 100 * max(0, b[1] - a[1]) / (m - n)) for a, b, n, m in spans if m > n]
     lower.plot([x for x, _ in rates], [y for _, y in rates], color="#46c", linewidth=1.2)
+    lower.set_ylim(0)
     marks = [("drift begins", "drift"), ("training", "it learns from"), ("canary", "ring canary gets it"), ("fleet", "ring all gets it")]
     for label, start in marks:
         found = [event["t"] / 60 for event in world.events if event["what"].startswith(start)]
@@ -324,16 +332,16 @@ def judged(site, out, data, *words):
 def compare(world, since_us):
     """Adapters of flagged and of random requests, from the time between the drift and its end, with as many labels."""
     site, a, rng = world.site, world.a, random.Random(world.a.seed)
-    site.factory("export", "--store", "store", "--out", "all.jsonl")
-    cases = [json.loads(line) for line in (a.out / "all.jsonl").read_text().splitlines()]
-    cases = [case for case in cases if case["metadata"]["time_us"] >= since_us and "jargon" not in case["metadata"]["model"]]
-    flagged = [case for case in cases if set(case["metadata"]["flags"]) - {"random"}]
-    count = min(a.cases * 8 // 10, len(flagged))
+    pools = {}
+    for name, words in (("flagged", ["--where", "flagged"]), ("random", [])):
+        site.factory("export", "--store", "store", "--out", f"{name}.jsonl", *words)
+        cases = [json.loads(line) for line in (a.out / f"{name}.jsonl").read_text().splitlines()]
+        pools[name] = [case for case in cases if case["metadata"]["time_us"] >= since_us and "jargon" not in case["metadata"]["model"]]
     replay = (a.out / "replay.jsonl").read_text().splitlines()
     results = []
     for n in range(a.compare):
-        for name, pool in (("flagged", flagged), ("random", cases)):
-            chosen = rng.sample(pool, count)
+        for name, pool in pools.items():
+            chosen = rng.sample(pool, a.labels)
             questions = "\n".join(case["messages"][-2]["content"].replace("\n", " ") for case in chosen) + "\n"
             labels = subprocess.run([site.program, "demo", "label"], input=questions, text=True, capture_output=True).stdout.split("\n")
             lines = [json.dumps({"messages": [*case["messages"][:-1], {"role": "assistant", "content": label}]})
@@ -343,7 +351,8 @@ def compare(world, since_us):
             run = f"compare-{name}-{n}"
             tokens = 20 * len(lines) * 42
             site.factory("train", "--data", "new.jsonl", "--data", "old.jsonl", "--base", "site.gguf", "--lora", "16", "--steps",
-                         str(tokens // 1024), "--batch-tokens", "1024", "--rate", "2e-3", "--seed", str(n + 1), "--out", run)
+                         str(tokens // 1024), "--batch-tokens", "1024", "--rate", "2e-3", "--cut", "15", "--seed", str(n + 1),
+                         "--out", run)
             report = judged(site, f"{run}.json", "new-test.jsonl", "--serve", "site.gguf", "--adapter", f"{run}/adapter.gguf")
             drifted = sum(case["messages"][-2]["content"] in world.jargon for case in chosen)
             results.append({"by": name, "n": n, "labels": len(lines), "of_the_new_wording": drifted, **report["report"]["all"]})
@@ -359,12 +368,12 @@ def main():
     p.add_argument("--before", type=int, default=5000, help="requests before the drift")
     p.add_argument("--share", type=float, default=0.5, help="of requests that speak the jargon, then")
     p.add_argument("--after", type=int, default=1500, help="requests after the round")
-    p.add_argument("--cases", type=int, default=1000, help="flagged cases of a round")
-    p.add_argument("--train", default="passes = 10", help="lines of [train] in the loop's settings")
-    p.add_argument("--new-at-least", type=float, default=80, help="percent of the cases kept to judge with, at the gate")
+    p.add_argument("--cases", type=int, default=1500, help="flagged cases of a round")
+    p.add_argument("--train", default="passes = 8\ncut = 15", help="lines of [train] in the loop's settings")
     p.add_argument("--kills", type=int, default=0)
     p.add_argument("--poison", action="store_true")
     p.add_argument("--compare", type=int, default=0)
+    p.add_argument("--labels", type=int, default=300, help="labels of each adapter that is compared")
     a = p.parse_args()
     a.bin, a.out = a.bin.resolve(), a.out.resolve()
     a.out.mkdir(parents=True)
@@ -387,11 +396,12 @@ def main():
         time.sleep(0.5)
     since_us = time.time_ns() // 1000
     world.note("drift begins")
-    world.drift, world.pause = a.share, 0.15
+    world.drift, world.pause = a.share, 0.05
     if a.kills:
         threading.Thread(target=world.murder, daemon=True).start()
     ended = world.loop()
     world.kills = a.kills
+    world.pause = 0.05
     released = world.ended()["ended"] == "released"
     if released:
         deadline = time.monotonic() + 120

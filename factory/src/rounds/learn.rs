@@ -30,9 +30,14 @@ pub(super) fn train(
     let (net, vocabulary) = load(&base, &device)?;
     let mut digest = blake3::Hasher::new();
     digest.update(&base);
-    let context = net.shape().context;
-    let mut examples = new_examples(settings, folder, round, (&vocabulary, context))?;
-    let old = old_examples(settings, examples.len(), (&vocabulary, context))?;
+    let mut encoder = Encoder {
+        vocabulary: &vocabulary,
+        context: net.shape().context,
+        cut: settings.train.cut.into(),
+        dice: Dice::new(settings.train.seed),
+    };
+    let mut examples = new_examples(settings, folder, round, &mut encoder)?;
+    let old = old_examples(settings, examples.len(), &mut encoder)?;
     tell(&format!(
         "it learns from {} new examples, each {} times, and {} old ones",
         examples.len() / settings.train.passes as usize,
@@ -85,24 +90,26 @@ fn new_examples(
     settings: &Settings,
     folder: &Folder,
     round: u32,
-    (vocabulary, context): (&Vocabulary, usize),
+    encoder: &mut Encoder<'_>,
 ) -> Result<Vec<Example>, RoundError> {
     let before = folder.rounds()?;
     let taught = |it: &&Round| it.number == round || it.ended == Some(Ended::Released);
-    let mut new = Vec::new();
+    let mut chats = Vec::new();
     for it in before.iter().filter(taught) {
-        let chats = given(&folder.of(it.number, LEARN))?;
-        encode(&chats, vocabulary, context, &mut new)?;
+        chats.extend(given(&folder.of(it.number, LEARN))?);
     }
-    let passes = settings.train.passes as usize;
-    Ok((0..passes).flat_map(|_| new.iter().cloned()).collect())
+    let mut new = Vec::new();
+    for _ in 0..settings.train.passes {
+        encoder.encode(&chats, &mut new)?;
+    }
+    Ok(new)
 }
 
 /// Old examples for so many new ones, drawn by the seed; again and again, if there are too few.
 fn old_examples(
     settings: &Settings,
     new: usize,
-    (vocabulary, context): (&Vocabulary, usize),
+    encoder: &mut Encoder<'_>,
 ) -> Result<Vec<Example>, RoundError> {
     let mut chats = Vec::new();
     for file in &settings.train.replay {
@@ -117,22 +124,29 @@ fn old_examples(
     let wanted = (new as f64 * settings.train.replay_ratio) as usize;
     chats.truncate(wanted);
     let mut old = Vec::new();
-    encode(&chats, vocabulary, context, &mut old)?;
+    encoder.encode(&chats, &mut old)?;
     Ok(old.iter().cloned().cycle().take(wanted).collect())
 }
 
-/// Chats as tokens, but for those that are longer than the model's context.
-fn encode(
-    chats: &[Chat],
-    vocabulary: &Vocabulary,
+/// Makes tokens of chats.
+struct Encoder<'a> {
+    vocabulary: &'a Vocabulary,
     context: usize,
-    examples: &mut Vec<Example>,
-) -> Result<(), RoundError> {
-    for chat in chats {
-        let example = vocabulary.example(&chat.messages)?;
-        if example.ids.len() <= context {
-            examples.push(example);
+    cut: usize,
+    dice: Dice,
+}
+
+impl Encoder<'_> {
+    /// All but those that are longer than the model's context.
+    fn encode(&mut self, chats: &[Chat], examples: &mut Vec<Example>) -> Result<(), RoundError> {
+        for chat in chats {
+            let example = self
+                .vocabulary
+                .example_cut(&chat.messages, self.cut, &mut self.dice)?;
+            if example.ids.len() <= self.context {
+                examples.push(example);
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

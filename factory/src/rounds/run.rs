@@ -130,7 +130,9 @@ impl Work<'_> {
             tokio::task::block_in_place(|| train(self.settings, &self.folder, number, tell))?;
         }
         let verdict = judge(self.settings, &self.folder, &self.round, tell).await?;
-        tell(&verdict.line());
+        if self.round.release == 0 {
+            tell(&verdict.line());
+        }
         if !verdict.passes() {
             return self.end(Ended::Refused, verdict.reasons.join("; "));
         }
