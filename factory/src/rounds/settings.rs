@@ -143,8 +143,8 @@ pub struct Train {
     pub batch_tokens: usize,
     /// Highest learning rate.
     pub rate: f32,
-    /// In every other prompt, words are cut at so many of 100 of their inner places, each time elsewhere: for models that
-    /// learned so, as the demo's did.
+    /// In every other prompt, words are cut at so many of 100 of their inner places, each time elsewhere: for models
+    /// that learned so, as the demo's did.
     pub cut: u8,
     /// For its first weights, and the order of examples.
     pub seed: u64,
@@ -207,8 +207,8 @@ fn max_tokens() -> u32 {
 fn old_lost_max() -> f64 {
     1.0
 }
-/// The cases are those that boxes found hard, so of what users ask more is right; of labels of which three in ten are wrong,
-/// no more than seven in ten can be learned.
+/// The cases are those that boxes found hard, so of what users ask more is right; of labels of which three in ten are
+/// wrong, no more than seven in ten can be learned.
 fn new_at_least() -> f64 {
     80.0
 }
