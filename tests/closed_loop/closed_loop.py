@@ -244,12 +244,11 @@ class World:
         """Kills one of the four at random times while the loop runs."""
         while not self.stopped and self.kills < self.a.kills:
             time.sleep(self.rng.uniform(5, 80))
-            name = self.rng.choice(["loop", "loop", "factory", "box-a", "box-b"])
+            loop = self.looping
+            runs = loop is not None and loop.poll() is None
+            name = self.rng.choice(["factory", "box-a", "box-b"] + 3 * ["loop"] * runs)
             if name == "loop":
-                process = self.looping
-                if process is None or process.poll() is not None:
-                    continue
-                process.kill()
+                loop.kill()
             else:
                 self.site.kill(name)
             self.kills += 1
@@ -262,6 +261,7 @@ class World:
         while time.monotonic() < deadline:
             words = [self.site.program, "loop", "--once", "--config", "loop.toml"]
             self.looping = subprocess.Popen(words, cwd=self.a.out, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            last = ""
             for line in self.looping.stdout:
                 line = line.strip()
                 if not line.startswith("step ") and "nothing to do yet" not in line:
