@@ -12,7 +12,7 @@ wrong; nothing may be released. --before: a box needs 2000 requests to know what
 same number of labels, N adapters learned from flagged and from random requests. Ends with 1 if what must hold does not.
 Needs Python with matplotlib for the plot.
 """
-import argparse, bisect, http.client, http.server, json, pathlib, random, re, signal, socket, subprocess, sys, threading, time
+import argparse, bisect, http.client, http.server, json, pathlib, random, re, signal, socket, statistics, subprocess, sys, threading, time
 
 
 def free_port(kind):
@@ -330,19 +330,26 @@ def judged(site, out, data, *words):
 
 
 def compare(world, since_us):
-    """Adapters of flagged and of random requests, from the time between the drift and its end, with as many labels."""
+    """Adapters of flagged and of random requests, from the time between the drift and its end, with as many labels. Of the
+    questions in jargon so many are left out that --compare-share of all is left: half of all is more than a drift begins with."""
     site, a, rng = world.site, world.a, random.Random(world.a.seed)
     pools = {}
     for name, words in (("flagged", ["--where", "flagged"]), ("random", [])):
         site.factory("export", "--store", "store", "--out", f"{name}.jsonl", *words)
         cases = [json.loads(line) for line in (a.out / f"{name}.jsonl").read_text().splitlines()]
         pools[name] = [case for case in cases if case["metadata"]["time_us"] >= since_us and "jargon" not in case["metadata"]["model"]]
+    asked = lambda case: case["messages"][-2]["content"]
+    usual = sum(asked(case) not in world.jargon for case in pools["random"])
+    wanted = int(usual * a.compare_share / (1 - a.compare_share))
+    jargon = sorted({asked(case) for case in pools["random"]} & world.jargon)
     replay = (a.out / "replay.jsonl").read_text().splitlines()
     results = []
     for n in range(a.compare):
-        for name, pool in pools.items():
-            chosen = rng.sample(pool, a.labels)
-            questions = "\n".join(case["messages"][-2]["content"].replace("\n", " ") for case in chosen) + "\n"
+        kept = set(rng.sample(jargon, min(wanted, len(jargon))))
+        for name, all in pools.items():
+            pool = [case for case in all if asked(case) not in world.jargon or asked(case) in kept]
+            chosen = rng.sample(pool, min(a.labels, len(pool)))
+            questions = "\n".join(asked(case).replace("\n", " ") for case in chosen) + "\n"
             labels = subprocess.run([site.program, "demo", "label"], input=questions, text=True, capture_output=True).stdout.split("\n")
             lines = [json.dumps({"messages": [*case["messages"][:-1], {"role": "assistant", "content": label}]})
                      for case, label in zip(chosen, labels) if label]
@@ -354,9 +361,19 @@ def compare(world, since_us):
                          str(tokens // 1024), "--batch-tokens", "1024", "--rate", "2e-3", "--cut", "15", "--seed", str(n + 1),
                          "--out", run)
             report = judged(site, f"{run}.json", "new-test.jsonl", "--serve", "site.gguf", "--adapter", f"{run}/adapter.gguf")
-            drifted = sum(case["messages"][-2]["content"] in world.jargon for case in chosen)
-            results.append({"by": name, "n": n, "labels": len(lines), "of_the_new_wording": drifted, **report["report"]["all"]})
+            drifted = sum(asked(case) in world.jargon for case in chosen)
+            results.append({"by": name, "n": n, "of": len(pool), "labels": len(lines), "of_the_new_wording": drifted, **report["report"]["all"]})
             print(results[-1], flush=True)
+    right = {name: [it["percent"] for it in results if it["by"] == name] for name in pools}
+    differences = [a - b for a, b in zip(right["flagged"], right["random"])]
+    mean = statistics.mean(differences)
+    line = f"flagged against random, {a.compare} draws of {a.labels} labels: {mean:+.1f} points"
+    if 2 <= a.compare <= 10:
+        # Student's t for 95 %.
+        t = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26][a.compare - 2]
+        half = t * statistics.stdev(differences) / a.compare**0.5
+        line += f" ({mean - half:+.1f} to {mean + half:+.1f})"
+    print(line)
     return results
 
 
@@ -373,7 +390,8 @@ def main():
     p.add_argument("--kills", type=int, default=0)
     p.add_argument("--poison", action="store_true")
     p.add_argument("--compare", type=int, default=0)
-    p.add_argument("--labels", type=int, default=300, help="labels of each adapter that is compared")
+    p.add_argument("--labels", type=int, default=80, help="labels of each adapter that is compared")
+    p.add_argument("--compare-share", type=float, default=0.1, help="of requests that speak the jargon, there")
     a = p.parse_args()
     a.bin, a.out = a.bin.resolve(), a.out.resolve()
     a.out.mkdir(parents=True)
