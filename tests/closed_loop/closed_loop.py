@@ -346,9 +346,10 @@ def compare(world, since_us):
     results = []
     for n in range(a.compare):
         kept = set(rng.sample(jargon, min(wanted, len(jargon))))
-        for name, all in pools.items():
-            pool = [case for case in all if asked(case) not in world.jargon or asked(case) in kept]
-            chosen = rng.sample(pool, min(a.labels, len(pool)))
+        thin = {name: [case for case in pool if asked(case) not in world.jargon or asked(case) in kept] for name, pool in pools.items()}
+        count = min(a.labels, *map(len, thin.values()))
+        for name, pool in thin.items():
+            chosen = rng.sample(pool, count)
             questions = "\n".join(asked(case).replace("\n", " ") for case in chosen) + "\n"
             labels = subprocess.run([site.program, "demo", "label"], input=questions, text=True, capture_output=True).stdout.split("\n")
             lines = [json.dumps({"messages": [*case["messages"][:-1], {"role": "assistant", "content": label}]})
