@@ -11,6 +11,8 @@ use crate::adapter::PackedAdapter;
 use crate::kv::BlockTables;
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 
 /// One token to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

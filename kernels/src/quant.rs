@@ -19,7 +19,7 @@ pub(crate) use unpack::IQ4_TABLE;
 use unpack::{Plane, unpack_row};
 
 /// Weights that share a scale in the unpacked form.
-pub(crate) const GROUP: usize = 16;
+pub const GROUP: usize = 16;
 
 /// How the weights of a row are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -208,6 +208,31 @@ fn dequantize_blocks(format: Format, row: &[u8], out: &mut [f32]) {
             }
         }
     }
+}
+
+/// Unpacks whole blocks: `weight[i] = scales[i / 16] · codes[i] − mins[i / 16]`. Formats without mins leave `mins`
+/// as it is.
+///
+/// **Shapes** `codes`: a whole number of blocks; `scales`, `mins`: one for each 16. `format` is none of floats.
+pub fn unpack_blocks(
+    format: Format,
+    blocks: &[u8],
+    codes: &mut [i8],
+    scales: &mut [f32],
+    mins: &mut [f32],
+) {
+    assert_eq!(
+        blocks.len(),
+        format.row_bytes(codes.len()),
+        "bytes fit the codes"
+    );
+    assert!(scales.len() == codes.len() / GROUP && mins.len() == scales.len());
+    let plane = Plane {
+        codes,
+        scales,
+        mins,
+    };
+    unpack_row(format, blocks, plane);
 }
 
 /// Writes a row of weights in `format`, rounding to nearest after a short search for each group's scale. Good enough

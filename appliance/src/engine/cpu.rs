@@ -590,7 +590,7 @@ impl Pass<'_> {
 /// Every later layer multiplies what the first one gets wrong, and there the residual stream is smallest: two digits in
 /// that layer alone bring all logits five to seven times nearer to exact arithmetic than one digit throughout
 /// (docs/kernels.md has the table), for one layer's worth of extra products.
-fn precision(layer: usize) -> Precision {
+pub(super) fn precision(layer: usize) -> Precision {
     match layer {
         0 => Precision::Sixteen,
         _ => Precision::Eight,

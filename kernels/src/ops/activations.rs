@@ -29,7 +29,8 @@ pub enum Precision {
 }
 
 impl Precision {
-    pub(crate) const fn digits(self) -> usize {
+    /// Passes of the dot product.
+    pub const fn digits(self) -> usize {
         match self {
             Precision::Eight => 1,
             Precision::Sixteen => 2,

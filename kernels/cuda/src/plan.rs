@@ -1,0 +1,206 @@
+//! What a step is, as `cu/step.cuh` and `cu/attention.cu` read it.
+
+use super::driver::{Buffer, Pinned, Slice};
+use super::{Gpu, GpuError};
+
+/// One token of one sequence, as the device reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Column {
+    /// Token id.
+    pub token: u32,
+    /// Its position in the sequence.
+    pub position: u32,
+    /// Block that its key and value go to.
+    pub block: u32,
+    /// Position in that block.
+    pub offset: u32,
+    /// Start of its sequence's block table.
+    pub table: u32,
+    /// Its first partial result of attention.
+    pub part_start: u32,
+    /// How many it has.
+    pub part_count: u32,
+    /// Which column of the step it is.
+    pub from: u32,
+}
+
+/// Up to sixteen rows of attention, and spans of positions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Item {
+    /// First column.
+    pub first: u32,
+    /// Columns, of one sequence.
+    pub columns: u32,
+    /// First of the query heads that share a KV head.
+    pub first_head: u32,
+    /// How many of them.
+    pub heads: u32,
+    /// First span.
+    pub span_start: u32,
+    /// End of the spans.
+    pub span_end: u32,
+    /// Added to the columns' first part.
+    pub part: u32,
+    /// Nothing.
+    pub unused: u32,
+}
+
+impl Column {
+    fn words(self) -> [u32; 8] {
+        [
+            self.token,
+            self.position,
+            self.block,
+            self.offset,
+            self.table,
+            self.part_start,
+            self.part_count,
+            self.from,
+        ]
+    }
+}
+
+impl Item {
+    fn words(self) -> [u32; 8] {
+        [
+            self.first,
+            self.columns,
+            self.first_head,
+            self.heads,
+            self.span_start,
+            self.span_end,
+            self.part,
+            self.unused,
+        ]
+    }
+}
+
+/// Words of a [`Column`] or an [`Item`].
+const WORDS: usize = 8;
+
+/// Sizes of a [`GpuPlan`].
+#[derive(Clone, Copy, Debug)]
+pub struct PlanSize {
+    /// Columns of a step.
+    pub columns: usize,
+    /// Columns that ask for logits.
+    pub asked: usize,
+    /// Items of attention.
+    pub items: usize,
+    /// Entries of all block tables.
+    pub tables: usize,
+}
+
+/// What a step is, where the device reads it: written by the host, sent at once, always at the same addresses.
+pub struct GpuPlan {
+    size: PlanSize,
+    staged: Pinned<u32>,
+    device: Buffer<u32>,
+}
+
+impl GpuPlan {
+    /// Takes its memory, on both sides.
+    pub fn new(gpu: &Gpu, size: PlanSize) -> Result<GpuPlan, GpuError> {
+        Ok(GpuPlan {
+            staged: gpu.pinned(Self::words(size))?,
+            device: gpu.buffer(Self::words(size))?,
+            size,
+        })
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(size: PlanSize) -> u64 {
+        (Self::words(size) * 4) as u64
+    }
+
+    fn words(size: PlanSize) -> usize {
+        Self::counts(size) + 4 + size.tables
+    }
+
+    /// Columns, those that ask, items of both, how many items, tables.
+    fn asked_at(size: PlanSize) -> usize {
+        size.columns * WORDS
+    }
+
+    fn items_at(size: PlanSize) -> usize {
+        Self::asked_at(size) + size.asked * WORDS
+    }
+
+    /// Items of all columns, then of those that ask.
+    fn items_start(size: PlanSize, asked: bool) -> usize {
+        Self::items_at(size) + usize::from(asked) * size.items * WORDS
+    }
+
+    fn counts(size: PlanSize) -> usize {
+        Self::items_start(size, true) + size.items * WORDS
+    }
+
+    fn put(&mut self, at: usize, words: [u32; WORDS]) {
+        self.staged[at..at + WORDS].copy_from_slice(&words);
+    }
+
+    /// Sets a column of the step.
+    pub fn put_column(&mut self, index: usize, column: Column) {
+        assert!(index < self.size.columns);
+        self.put(index * WORDS, column.words());
+    }
+
+    /// Sets a column that asks for logits.
+    pub fn put_asked(&mut self, index: usize, column: Column) {
+        assert!(index < self.size.asked);
+        self.put(Self::asked_at(self.size) + index * WORDS, column.words());
+    }
+
+    /// Sets an item of all columns, or of those that ask.
+    pub fn put_item(&mut self, asked: bool, index: usize, item: Item) {
+        assert!(index < self.size.items);
+        let start = Self::items_start(self.size, asked);
+        self.put(start + index * WORDS, item.words());
+    }
+
+    /// Says how many items there are of both kinds, and where blocks are.
+    pub fn finish(&mut self, items: [usize; 2], tables: &[u32]) {
+        let counts = Self::counts(self.size);
+        assert!(tables.len() <= self.size.tables);
+        self.staged[counts] = items[0] as u32;
+        self.staged[counts + 1] = items[1] as u32;
+        self.staged[counts + 4..][..tables.len()].copy_from_slice(tables);
+    }
+
+    /// Begins to send it.
+    pub fn send(&self, gpu: &Gpu) -> Result<(), GpuError> {
+        gpu.upload(&self.staged, self.staged.len(), self.device.all())
+    }
+
+    /// The first columns.
+    pub fn columns(&self, count: usize) -> Slice<'_, Column> {
+        self.device.all().range(0, count * WORDS).cast(WORDS)
+    }
+
+    /// The first of those that ask.
+    pub fn asked(&self, count: usize) -> Slice<'_, Column> {
+        let all = self.device.all();
+        all.range(Self::asked_at(self.size), count * WORDS)
+            .cast(WORDS)
+    }
+
+    /// Items, of which [`GpuPlan::finish`] said how many count, and that number.
+    pub fn items(&self, asked: bool, count: usize) -> (Slice<'_, Item>, Slice<'_, u32>) {
+        assert!(count <= self.size.items);
+        let all = self.device.all();
+        let start = Self::items_start(self.size, asked);
+        let counts = Self::counts(self.size) + usize::from(asked);
+        (
+            all.range(start, count * WORDS).cast(WORDS),
+            all.range(counts, 1),
+        )
+    }
+
+    /// Block tables.
+    pub fn tables(&self) -> Slice<'_, u32> {
+        let start = Self::counts(self.size) + 4;
+        self.device.all().range(start, self.size.tables)
+    }
+}
