@@ -38,6 +38,8 @@ pub enum Part {
     Model,
     /// The box, whatever it serves.
     Box,
+    /// A model that is loaded, in the memory of a GPU.
+    Gpu,
 }
 
 /// The table, and the sizes that follow from it.
@@ -55,6 +57,9 @@ pub struct Budget {
     pub shared_bytes: u64,
     /// What it was made to fit.
     pub limit_bytes: u64,
+    /// The sum of a GPU's own memory and what it was made to fit, where one computes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_bytes: Option<[u64; 2]>,
     /// Blocks of the KV pool.
     pub kv_blocks: u32,
     /// Positions of one sequence.
@@ -79,6 +84,20 @@ pub enum BudgetError {
          lower serving.context_tokens_max, serving.step_tokens_max or serving.sequences_max, or serve a smaller quant"
     )]
     TooSmall {
+        /// Sum with the smallest useful pool.
+        needed: ByteSize,
+        /// What there is.
+        limit: ByteSize,
+        /// The context it was computed for.
+        context_tokens: u32,
+    },
+    /// Not even one sequence on the GPU.
+    #[error(
+        "the model needs {needed} of the GPU's memory for one sequence of {context_tokens} tokens, {limit} are for it: raise \
+         memory.gpu_limit, or lower serving.context_tokens_max, serving.step_tokens_max or serving.sequences_max, serve a \
+         smaller quant, or compute with --device cpu"
+    )]
+    GpuTooSmall {
         /// Sum with the smallest useful pool.
         needed: ByteSize,
         /// What there is.
@@ -119,6 +138,56 @@ pub struct Compute {
     pub kv: KvFormat,
     /// Places for adapters.
     pub adapters: AdapterPlaces,
+    /// The GPU that computes, if one does.
+    pub gpu: Option<GpuMemory>,
+}
+
+/// Memory of a GPU.
+#[derive(Debug, Clone, Copy)]
+pub struct GpuMemory {
+    /// What we may take of it.
+    pub limit: ByteSize,
+    /// Whether it is the host's: then it counts there.
+    pub unified: bool,
+}
+
+impl GpuMemory {
+    /// Where what it holds is counted.
+    fn part(&self) -> Part {
+        if self.unified { Part::Model } else { Part::Gpu }
+    }
+}
+
+/// What a model takes with a GPU, but for its KV blocks.
+struct GpuBytes {
+    weights: u64,
+    space: u64,
+    block: u64,
+    pinned: u64,
+}
+
+impl GpuBytes {
+    #[cfg(feature = "cuda")]
+    fn of(model: &Model, size: EngineSize, table_entries: usize) -> Self {
+        use crate::engine::cuda::CudaEngine;
+        let [weights, _, space] = CudaEngine::device_bytes(model, size, table_entries);
+        Self {
+            weights,
+            space,
+            block: CudaEngine::block_bytes(model, size.kv),
+            pinned: CudaEngine::host_bytes(model, size, table_entries),
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn of(_: &Model, _: EngineSize, _: usize) -> Self {
+        unreachable!("without the feature nobody names a GPU")
+    }
+}
+
+/// Entries of the block tables of all sequences.
+pub fn table_entries(sequences_max: u32, context: u32) -> usize {
+    sequences_max as usize * blocks_for(context) as usize
 }
 
 /// How many adapters there can be at once, and how large.
@@ -219,18 +288,14 @@ impl Budget {
     /// release on trial.
     pub fn plan(
         serving: &ServingConfig,
-        Compute {
-            isa,
-            threads,
-            kv,
-            adapters,
-        }: Compute,
+        compute: Compute,
         model: &Model,
         files: FileSizes,
         log: Option<&LogBytes>,
         limit: ByteSize,
         residents: u32,
     ) -> Result<Self, BudgetError> {
+        let Compute { kv, gpu, .. } = compute;
         let trained = model.dims.context_positions;
         let context = serving
             .context_tokens_max
@@ -242,70 +307,72 @@ impl Budget {
             });
         }
         check_kv(kv, model)?;
-        let mut lines = model_lines(serving, (isa, threads), model, files, context);
-        lines.extend(adapters.line(model, serving));
+        let on_gpu = gpu.map(|gpu| {
+            let entries = table_entries(serving.sequences_max, context);
+            let size = engine_size(serving, 0, kv);
+            (gpu.part(), GpuBytes::of(model, size, entries))
+        });
+        let mut lines = model_lines(serving, compute, on_gpu.as_ref(), model, files, context);
+        lines.extend(compute.adapters.line(model, serving));
         lines.extend(box_lines(serving));
         lines.extend(log.into_iter().flat_map(LogBytes::lines));
-        let fixed = sum(&lines, Part::Model);
         let shared_bytes = sum(&lines, Part::Box);
-        let for_models = limit.0.saturating_sub(shared_bytes) / u64::from(residents);
-        let block_bytes = model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS);
-        let with_lists = block_bytes + KvPool::BLOCK_BYTES as u64;
+        let residents_of = |bytes: u64| bytes / u64::from(residents);
+        let block_bytes = on_gpu.as_ref().map_or_else(
+            || model.kv_bytes_per_position(kv) * u64::from(KV_BLOCK_POSITIONS),
+            |(_, gpu)| gpu.block,
+        );
         let (least, most) = (
             blocks_for(context),
             blocks_for(context) * serving.sequences_max,
         );
-        let affordable = for_models.saturating_sub(fixed) / with_lists;
-        if affordable < u64::from(least) {
+        // On a GPU with memory of its own the pool is there, and its lists are here.
+        let pool_part = on_gpu.as_ref().map_or(Part::Model, |(part, _)| *part);
+        let here = Room {
+            free: residents_of(limit.0.saturating_sub(shared_bytes)),
+            fixed: sum(&lines, Part::Model),
+            block: KvPool::BLOCK_BYTES as u64
+                + if pool_part == Part::Model {
+                    block_bytes
+                } else {
+                    0
+                },
+        };
+        if here.blocks() < u64::from(least) {
             return Err(BudgetError::TooSmall {
-                needed: ByteSize(
-                    shared_bytes + u64::from(residents) * (fixed + u64::from(least) * with_lists),
-                ),
+                needed: ByteSize(shared_bytes + u64::from(residents) * here.with(least)),
                 limit,
                 context_tokens: context,
             });
         }
-        let kv_blocks = u32::try_from(affordable).unwrap_or(u32::MAX).min(most);
-        let full_bytes =
-            shared_bytes + u64::from(residents) * (fixed + u64::from(most) * with_lists);
-        lines.insert(
-            1,
-            BudgetLine {
-                consumer: "KV pool",
-                formula: format!(
-                    "{kv_blocks} blocks × {KV_BLOCK_POSITIONS} positions × {} layers × 2 × {} heads × {} × {} B ({kv})",
-                    model.layers.len(),
-                    model.dims.kv_heads,
-                    model.dims.head_dim,
-                    kv.plane_bytes(model.dims.head_dim, 1) as f64 / model.dims.head_dim as f64,
-                ),
-                bytes: u64::from(kv_blocks) * block_bytes,
-                part: Part::Model,
-            },
-        );
-        lines.insert(
-            2,
-            BudgetLine {
-                consumer: "prefix index",
-                formula: format!(
-                    "{kv_blocks} blocks × {} B, and who holds each",
-                    KvPool::BLOCK_BYTES
-                ),
-                bytes: u64::from(kv_blocks) * KvPool::BLOCK_BYTES as u64,
-                part: Part::Model,
-            },
-        );
+        let mut blocks = here.blocks();
+        let gpu_limit = gpu.filter(|_| pool_part == Part::Gpu).map(|gpu| gpu.limit);
+        if let Some(limit) = gpu_limit {
+            let there = Room {
+                free: residents_of(limit.0),
+                fixed: sum(&lines, Part::Gpu),
+                block: block_bytes,
+            };
+            if there.blocks() < u64::from(least) {
+                return Err(BudgetError::GpuTooSmall {
+                    needed: ByteSize(u64::from(residents) * there.with(least)),
+                    limit,
+                    context_tokens: context,
+                });
+            }
+            blocks = blocks.min(there.blocks());
+        }
+        let kv_blocks = u32::try_from(blocks).unwrap_or(u32::MAX).min(most);
+        let full_bytes = shared_bytes + u64::from(residents) * here.with(most);
+        let pool = pool_lines(model, kv, kv_blocks, (pool_part, block_bytes));
+        lines.splice(1..1, pool);
         let model_bytes = sum(&lines, Part::Model);
         if residents > 1 {
-            lines.push(BudgetLine {
-                consumer: "a model beside it",
-                formula: "as much again, for a release on trial".to_owned(),
-                bytes: model_bytes,
-                part: Part::Box,
-            });
+            lines.extend(beside_lines(&lines));
         }
         Ok(Self {
-            total_bytes: lines.iter().map(|line| line.bytes).sum(),
+            total_bytes: sum(&lines, Part::Model) + sum(&lines, Part::Box),
+            gpu_bytes: gpu_limit.map(|limit| [sum(&lines, Part::Gpu), limit.0]),
             model_bytes,
             shared_bytes,
             lines,
@@ -325,9 +392,81 @@ impl Budget {
     }
 }
 
+/// Memory in one place, for a model.
+struct Room {
+    free: u64,
+    /// What is not KV blocks.
+    fixed: u64,
+    /// Of a KV block.
+    block: u64,
+}
+
+impl Room {
+    /// Blocks that fit.
+    fn blocks(&self) -> u64 {
+        self.free.saturating_sub(self.fixed) / self.block
+    }
+
+    /// Bytes with so many blocks.
+    fn with(&self, blocks: u32) -> u64 {
+        self.fixed + u64::from(blocks) * self.block
+    }
+}
+
 fn sum(lines: &[BudgetLine], part: Part) -> u64 {
     let lines = lines.iter().filter(|line| line.part == part);
     lines.map(|line| line.bytes).sum()
+}
+
+/// Lines of the KV pool: its blocks, where they are, and its lists, which are here.
+fn pool_lines(
+    model: &Model,
+    kv: KvFormat,
+    kv_blocks: u32,
+    (part, block_bytes): (Part, u64),
+) -> [BudgetLine; 2] {
+    let consumer = match part {
+        Part::Gpu => "GPU: KV pool",
+        Part::Model | Part::Box => "KV pool",
+    };
+    let blocks = BudgetLine {
+        consumer,
+        formula: format!(
+            "{kv_blocks} blocks × {KV_BLOCK_POSITIONS} positions × {} layers × 2 × {} heads × {} × {} B ({kv})",
+            model.layers.len(),
+            model.dims.kv_heads,
+            model.dims.head_dim,
+            kv.plane_bytes(model.dims.head_dim, 1) as f64 / model.dims.head_dim as f64,
+        ),
+        bytes: u64::from(kv_blocks) * block_bytes,
+        part,
+    };
+    let lists = BudgetLine {
+        consumer: "prefix index",
+        formula: format!(
+            "{kv_blocks} blocks × {} B, and who holds each",
+            KvPool::BLOCK_BYTES
+        ),
+        bytes: u64::from(kv_blocks) * KvPool::BLOCK_BYTES as u64,
+        part: Part::Model,
+    };
+    [blocks, lists]
+}
+
+/// Lines of a second model, where there is memory for two.
+fn beside_lines(lines: &[BudgetLine]) -> Vec<BudgetLine> {
+    let beside = |consumer, bytes, part| BudgetLine {
+        consumer,
+        formula: "as much again, for a release on trial".to_owned(),
+        bytes,
+        part,
+    };
+    let (here, there) = (sum(lines, Part::Model), sum(lines, Part::Gpu));
+    let mut found = vec![beside("a model beside it", here, Part::Box)];
+    if there > 0 {
+        found.push(beside("GPU: a model beside it", there, Part::Gpu));
+    }
+    found
 }
 
 /// Whether the model's heads can be stored in a format.
@@ -349,10 +488,75 @@ fn engine_size(serving: &ServingConfig, kv_blocks: u32, kv: KvFormat) -> EngineS
     }
 }
 
+/// Weights and workspaces, where they are.
+fn engine_lines(
+    serving: &ServingConfig,
+    Compute { isa, threads, .. }: Compute,
+    on_gpu: Option<&(Part, GpuBytes)>,
+    model: &Model,
+) -> Vec<BudgetLine> {
+    let line = |consumer, formula: String, bytes| BudgetLine {
+        consumer,
+        formula,
+        bytes,
+        part: Part::Model,
+    };
+    let rows = logits_rows_max(serving.sequences_max);
+    match on_gpu {
+        None => vec![
+            line(
+                "weights",
+                "every matrix of the file, packed".into(),
+                model.packed_bytes as u64,
+            ),
+            line(
+                "step workspaces",
+                format!(
+                    "{} columns of intermediate results, {rows} rows of logits, scratch of {threads} threads",
+                    serving.step_tokens_max,
+                ),
+                CpuEngine::workspace_bytes(
+                    model,
+                    isa,
+                    engine_size(serving, 0, KvFormat::F16),
+                    threads,
+                ),
+            ),
+        ],
+        Some((part, gpu)) => {
+            let there = |consumer, formula, bytes| BudgetLine {
+                part: *part,
+                ..line(consumer, formula, bytes)
+            };
+            vec![
+                there(
+                    "GPU: weights",
+                    "every matrix of the file, packed".into(),
+                    gpu.weights,
+                ),
+                there(
+                    "GPU: workspaces",
+                    format!(
+                        "{} columns of intermediate results, {rows} rows of logits, parts of attention",
+                        serving.step_tokens_max,
+                    ),
+                    gpu.space,
+                ),
+                line(
+                    "pinned for the GPU",
+                    format!("{rows} rows of logits, what a step is"),
+                    gpu.pinned,
+                ),
+            ]
+        }
+    }
+}
+
 /// All lines of a model but the KV pool.
 fn model_lines(
     serving: &ServingConfig,
-    (isa, threads): (Isa, usize),
+    compute: Compute,
+    on_gpu: Option<&(Part, GpuBytes)>,
     model: &Model,
     files: FileSizes,
     context: u32,
@@ -366,21 +570,8 @@ fn model_lines(
         bytes,
         part: Part::Model,
     };
-    vec![
-        line(
-            "weights",
-            "every matrix of the file, packed".into(),
-            model.packed_bytes as u64,
-        ),
-        line(
-            "step workspaces",
-            format!(
-                "{} columns of intermediate results, {} rows of logits, scratch of {threads} threads",
-                serving.step_tokens_max,
-                logits_rows_max(serving.sequences_max)
-            ),
-            CpuEngine::workspace_bytes(model, isa, engine_size(serving, 0, KvFormat::F16), threads),
-        ),
+    let of_engine = engine_lines(serving, compute, on_gpu, model);
+    let of_requests = [
         line(
             "sampler",
             format!("{} tokens × 13 B", model.dims.vocabulary),
@@ -423,7 +614,8 @@ fn model_lines(
                 limits::grammars_max(serving.sequences_max),
             ),
         ),
-    ]
+    ];
+    of_engine.into_iter().chain(of_requests).collect()
 }
 
 /// Lines of the box, whatever it serves.
@@ -514,6 +706,15 @@ impl std::fmt::Display for Budget {
             ByteSize(self.total_bytes).to_string(),
             ByteSize(self.limit_bytes)
         )?;
+        if let Some([bytes, limit]) = self.gpu_bytes {
+            writeln!(
+                f,
+                "{:<22} {:>12}  limit {}",
+                "GPU: total",
+                ByteSize(bytes).to_string(),
+                ByteSize(limit)
+            )?;
+        }
         writeln!(
             f,
             "{:<22} {:>12}  tokens in all, {} for one sequence",

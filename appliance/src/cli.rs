@@ -103,6 +103,9 @@ struct ServeArgs {
     /// Sequences that run at once [serving.sequences_max].
     #[arg(long, value_name = "N")]
     sequences: Option<u32>,
+    /// What computes: cpu, cuda, or cuda:1 for the second GPU [engine.device].
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Threads of the kernel team [engine.threads].
     #[arg(long, value_name = "N")]
     threads: Option<u16>,

@@ -140,6 +140,8 @@ impl Default for ListenConfig {
 pub struct MemoryConfig {
     /// Ceiling of everything, like `6GiB`. Default: what the machine has available, less a tenth.
     pub limit: Option<ByteSize>,
+    /// Ceiling of what is taken of a GPU's own memory. Default: what is free there, less a tenth.
+    pub gpu_limit: Option<ByteSize>,
 }
 
 /// How it computes.
@@ -150,6 +152,8 @@ pub struct EngineConfig {
     pub threads: Option<u16>,
     /// Instruction set: `portable`, `avx2`, `avx512`, `neon` or `neon-i8mm`. Default: the best that the machine has.
     pub isa: Option<String>,
+    /// What computes: `cpu`, or `cuda` (`cuda:1` for the second GPU). Default `cpu`.
+    pub device: Option<String>,
     /// How keys and values are stored: `f16`; `i16`, 16 bits too, which AVX-512 multiplies faster; or `q8_0` in little
     /// more than half the memory. Default: `i16` with AVX-512, `f16` elsewhere.
     pub kv: Option<String>,
@@ -383,7 +387,7 @@ fn window(key: &'static str, text: Option<&str>) -> Result<Option<Window>, Confi
 }
 
 /// Every key that a file or the environment may set.
-pub const KEYS: [&str; 58] = [
+pub const KEYS: [&str; 60] = [
     "model.file",
     "model.name",
     "model.chat_template_file",
@@ -395,8 +399,10 @@ pub const KEYS: [&str; 58] = [
     "listen.quic",
     "listen.http",
     "memory.limit",
+    "memory.gpu_limit",
     "engine.threads",
     "engine.isa",
+    "engine.device",
     "engine.kv",
     "serving.sequences_max",
     "serving.queue_requests_max",

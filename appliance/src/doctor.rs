@@ -136,6 +136,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(access::certificates(facts));
     findings.push(access::credentials(facts));
     findings.push(storage::spool(facts));
+    findings.push(machine::gpu(facts));
     findings.extend(machine::power(facts));
     findings.push(machine::temperature(facts));
     findings.push(machine::throttling(facts));

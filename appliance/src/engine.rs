@@ -115,7 +115,7 @@ impl StepPlan {
     }
 }
 
-/// Runs steps. Two implementations: the CPU engine, and the simulated one in `tests/sim`.
+/// Runs steps: on a processor, on a GPU, or by pretending in `tests/sim`.
 pub trait Engine {
     /// Tokens in the vocabulary.
     fn vocabulary(&self) -> u32;
@@ -125,4 +125,57 @@ pub trait Engine {
 
     /// Logits of the `row`-th column that asked for them in the last step. The sampler changes them in place.
     fn logits(&mut self, row: usize) -> &mut [f32];
+}
+
+/// The engine of whatever device was chosen.
+#[derive(Debug)]
+pub enum AnyEngine {
+    /// The processor.
+    Cpu(Box<cpu::CpuEngine>),
+    /// A GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(Box<cuda::CudaEngine>),
+}
+
+impl AnyEngine {
+    /// Takes what steps need that have adapters of up to this rank; 0 is none, and all that a GPU has.
+    #[must_use]
+    pub fn with_adapters(self, columns_max: usize, rank_max: usize) -> Self {
+        match self {
+            AnyEngine::Cpu(engine) => {
+                AnyEngine::Cpu(Box::new(engine.with_adapters(columns_max, rank_max)))
+            }
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(_) => {
+                assert_eq!(rank_max, 0, "refused with the configuration");
+                self
+            }
+        }
+    }
+}
+
+impl Engine for AnyEngine {
+    fn vocabulary(&self) -> u32 {
+        match self {
+            AnyEngine::Cpu(engine) => engine.vocabulary(),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(engine) => engine.vocabulary(),
+        }
+    }
+
+    fn step(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
+        match self {
+            AnyEngine::Cpu(engine) => engine.step(plan, tables),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(engine) => engine.step(plan, tables),
+        }
+    }
+
+    fn logits(&mut self, row: usize) -> &mut [f32] {
+        match self {
+            AnyEngine::Cpu(engine) => engine.logits(row),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(engine) => engine.logits(row),
+        }
+    }
 }

@@ -88,6 +88,8 @@ struct KScales {
         s[0] = load_weights(at + group() * 16);
         s[1] = load_weights(at + 128 + group() * 16);
     }
+    // d · x for a byte x: fma(2²³ + x, d, −2²³ · d) is exact, and there is no slow conversion in it.
+    DEVICE_MEMBER static float times(uint32_t bytes, int i, float d) { return fmaf(byte_above_2_23(bytes, i), d, -8388608.0f * d); }
     // Scales of the first or last four blocks, one a byte; then mins. Source: `get_scale_min_k4` of ggml, four at once.
     DEVICE_MEMBER uint32_t scales(int row, int last) const {
         const uint4 &x = s[row];
@@ -97,8 +99,8 @@ struct KScales {
         const uint4 &x = s[row];
         return last ? ((x.w >> 4) & 0x0f0f0f0fu) | ((x.z >> 2) & 0x30303030u) : x.z & 0x3f3f3f3fu;
     }
-    DEVICE_MEMBER float scale(int block, int row) const { return half_to_float((uint16_t)s[row].x) * byte_to_float(scales(row, block >> 2), block & 3); }
-    DEVICE_MEMBER float min(int block, int row) const { return half_to_float((uint16_t)(s[row].x >> 16)) * byte_to_float(mins(row, block >> 2), block & 3); }
+    DEVICE_MEMBER float scale(int block, int row) const { return times(scales(row, block >> 2), block & 3, half_to_float((uint16_t)s[row].x)); }
+    DEVICE_MEMBER float min(int block, int row) const { return times(mins(row, block >> 2), block & 3, half_to_float((uint16_t)(s[row].x >> 16))); }
 };
 
 // [16 rows × (d, dmin, 12 bytes of scales)][pair][codes: 32 lanes × 16 bytes]

@@ -13,14 +13,15 @@
 #include "inputs.cuh"
 
 // Up to three matrices of one format with the same inputs, side by side.
+struct Product {
+    const uint8_t *weights;
+    float *y;           // [columns][stride]
+    int32_t rows;       // of y; weights have them rounded up to 16
+    int32_t stride;
+    int32_t row_tiles;
+};
 struct Products {
-    struct {
-        const uint8_t *weights;
-        float *y;           // [columns][stride]
-        int32_t rows;       // of y; weights have them rounded up to 16
-        int32_t stride;
-        int32_t row_tiles;
-    } of[3];
+    Product of[3];
     Inputs inputs;
     int32_t cols;
     int32_t columns; // digits aside
@@ -28,32 +29,43 @@ struct Products {
 
 static const float MAGIC = 12582912.0f; // 1.5 · 2²³
 
+// Where the integer sum of codes begins whose inputs sum up to this.
+template <class F> DEVICE int32_t begin(float sum) { return float_to_bits(F::OFFSET == 0 ? MAGIC : fmaf(-F::OFFSET, sum, MAGIC)); }
+
 template <class F, int TILES> DEVICE void matmul(const Products &p) {
     const int warps = threads_in_block() / 32;
-    int which = 0, row_tile = block_x();
-    while (row_tile >= p.of[which].row_tiles) row_tile -= p.of[which++].row_tiles;
-    const auto &m = p.of[which];
+    int row_tile = block_x();
+    Product m = p.of[0];
+#pragma unroll
+    for (int i = 1; i < 3; i++)
+        if (row_tile >= m.row_tiles) {
+            row_tile -= m.row_tiles;
+            m = p.of[i];
+        }
     const int first_tile = block_y() * TILES;
     const int pairs_all = (p.cols + 63) / 64, slabs = (pairs_all + PAIRS - 1) / PAIRS;
     const uint8_t *rows = m.weights + (int64_t)row_tile * pairs_all * F::PAIR_BYTES;
-    const int64_t width = p.inputs.tiles * 8; // columns of inputs in memory
 
     float sum[TILES][4];
 #pragma unroll
     for (int t = 0; t < TILES; t++) sum[t][0] = sum[t][1] = sum[t][2] = sum[t][3] = 0;
     F slab;
-    int at = warp();
+    int at = uniform(warp());
     if (at < slabs) slab.load(rows + (int64_t)at * PAIRS * F::PAIR_BYTES, min(PAIRS, pairs_all - at * PAIRS));
     let_next_start();
     wait_for_previous();
+    // Inputs of a lane: 16 bytes of codes, two columns of scales and of sums.
+    const uint32_t codes_offset = lane() * 16, scales_offset = TILE_SCALES + quad() * 8, sums_offset = TILE_SUMS + quad() * 16;
+    const uint32_t pair_step = p.inputs.tiles * TILE_BYTES;
+    const uint8_t *inputs = p.inputs.at + (uint32_t)first_tile * TILE_BYTES + (uint32_t)at * PAIRS * pair_step;
     while (at < slabs) {
         const int pairs = min(PAIRS, pairs_all - at * PAIRS);
+        const uint8_t *pair_at = inputs;
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) {
             if (i >= pairs) break;
             uint32_t a[2][4];
             slab.codes(i, a);
-            const int pair = at * PAIRS + i;
             float scale[2][2][2], least[2][2][2]; // block, half, row
 #pragma unroll
             for (int b = 0; b < 2; b++)
@@ -66,40 +78,38 @@ template <class F, int TILES> DEVICE void matmul(const Products &p) {
                     }
 #pragma unroll
             for (int t = 0; t < TILES; t++) {
-                if (first_tile + t >= p.inputs.tiles) break;
-                const uint4 codes = *(const uint4 *)(p.inputs.codes + ((int64_t)pair * p.inputs.tiles + first_tile + t) * 512 + lane() * 16);
+                if (TILES > 1 && first_tile + t >= p.inputs.tiles) break;
+                const uint4 codes = *(const uint4 *)(pair_at + codes_offset + t * TILE_BYTES);
 #pragma unroll
                 for (int b = 0; b < 2; b++) {
-                    const int64_t place = (pair * 2 + b) * width + (first_tile + t) * 8 + quad() * 2;
-                    const float2 unit = *(const float2 *)(p.inputs.scales + place);
+                    const float2 unit = *(const float2 *)(pair_at + scales_offset + t * TILE_BYTES + b * 32);
                     float4 sums = {0, 0, 0, 0}; // of halves: column, next column
-                    if (F::OFFSET != 0 || F::MINS) sums = *(const float4 *)(p.inputs.sums + place * 2);
+                    if (F::OFFSET != 0 || F::MINS) sums = *(const float4 *)(pair_at + sums_offset + t * TILE_BYTES + b * 64);
                     const uint32_t b0 = b == 0 ? codes.x : codes.z, b1 = b == 0 ? codes.y : codes.w;
                     float part[4] = {0, 0, 0, 0};
+                    int32_t d[4];
                     if (!F::HALVES) {
                         const float sum0 = sums.x + sums.y, sum1 = sums.z + sums.w;
-                        const int32_t begin0 = float_to_bits(MAGIC - F::OFFSET * sum0);
-                        const int32_t begin1 = float_to_bits(MAGIC - F::OFFSET * sum1);
-                        int32_t c[4] = {begin0, begin1, begin0, begin1};
-                        if (F::SIGNED) mma_signed(c, a[b], b0, b1);
-                        else mma_unsigned(c, a[b], b0, b1);
+                        const int32_t begin0 = begin<F>(sum0);
+                        const int32_t begin1 = begin<F>(sum1);
+                        if (F::SIGNED) mma_signed(d, a[b], b0, b1, begin0, begin1);
+                        else mma_unsigned(d, a[b], b0, b1, begin0, begin1);
 #pragma unroll
                         for (int j = 0; j < 4; j++) {
-                            part[j] = scale[b][0][j >> 1] * (bits_to_float(c[j]) - MAGIC);
+                            part[j] = scale[b][0][j >> 1] * (bits_to_float(d[j]) - MAGIC);
                             if (F::MINS) part[j] = fmaf(-least[b][0][j >> 1], (j & 1) ? sum1 : sum0, part[j]);
                         }
                     } else {
 #pragma unroll
                         for (int h = 0; h < 2; h++) {
                             const float sum0 = h ? sums.y : sums.x, sum1 = h ? sums.w : sums.z;
-                            const int32_t begin0 = float_to_bits(MAGIC - F::OFFSET * sum0);
-                            const int32_t begin1 = float_to_bits(MAGIC - F::OFFSET * sum1);
-                            int32_t c[4] = {begin0, begin1, begin0, begin1};
-                            if (F::SIGNED) mma_signed_half(c, a[b][2 * h], a[b][2 * h + 1], h ? b1 : b0);
-                            else mma_unsigned_half(c, a[b][2 * h], a[b][2 * h + 1], h ? b1 : b0);
+                            const int32_t begin0 = begin<F>(sum0);
+                            const int32_t begin1 = begin<F>(sum1);
+                            if (F::SIGNED) mma_signed_half(d, a[b][2 * h], a[b][2 * h + 1], h ? b1 : b0, begin0, begin1);
+                            else mma_unsigned_half(d, a[b][2 * h], a[b][2 * h + 1], h ? b1 : b0, begin0, begin1);
 #pragma unroll
                             for (int j = 0; j < 4; j++) {
-                                part[j] = fmaf(scale[b][h][j >> 1], bits_to_float(c[j]) - MAGIC, part[j]);
+                                part[j] = fmaf(scale[b][h][j >> 1], bits_to_float(d[j]) - MAGIC, part[j]);
                                 if (F::MINS) part[j] = fmaf(-least[b][h][j >> 1], (j & 1) ? sum1 : sum0, part[j]);
                             }
                         }
@@ -108,8 +118,10 @@ template <class F, int TILES> DEVICE void matmul(const Products &p) {
                     for (int j = 0; j < 4; j++) sum[t][j] = fmaf(part[j], (j & 1) ? unit.y : unit.x, sum[t][j]);
                 }
             }
+            pair_at += pair_step;
         }
         at += warps;
+        inputs += (uint32_t)(warps * PAIRS) * pair_step;
         if (at < slabs) slab.load(rows + (int64_t)at * PAIRS * F::PAIR_BYTES, min(PAIRS, pairs_all - at * PAIRS));
     }
 

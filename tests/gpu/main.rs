@@ -4,9 +4,13 @@
 //! without that, each test says that it was skipped.
 #![expect(
     clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
     clippy::print_stdout,
     reason = "tests print tables, and fail by panicking"
 )]
+
+mod kernels;
 
 use std::io::Write as _;
 
@@ -24,11 +28,15 @@ use outstation_tests::golden::{Golden, KV_BLOCKS};
 use outstation_tests::{nmse, repository, shared};
 use outstation_wire::gguf::Gguf;
 
+/// Set where there must be a GPU, emulated or real.
+const REQUIRED: &str = "OUTSTATION_TEST_GPU";
+
 /// Whether there is a device. That there is none is said aloud.
 fn device() -> bool {
     match Gpu::facts_of(0) {
         Ok(_) => true,
-        Err(GpuError::NoDriver | GpuError::NoDevice { .. }) => {
+        Err(error @ (GpuError::NoDriver | GpuError::NoDevice { .. })) => {
+            assert!(std::env::var_os(REQUIRED).is_none(), "{error}");
             let _ = writeln!(
                 std::io::stderr(),
                 "SKIP: no GPU here, and no emulator (tests/gpu/emulator/run): its engine is not tested"
@@ -52,7 +60,15 @@ fn engine(golden: &Golden, size: EngineSize) -> CudaEngine {
     let bytes = golden.file();
     let model = Model::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
     let kernels = GpuKernels::open(0).unwrap();
-    CudaEngine::new(model, &bytes, kernels, size, 64, |_| ()).unwrap()
+    CudaEngine::new(
+        model,
+        &bytes,
+        (kernels, &mut Team::new(2)),
+        size,
+        64,
+        |_| (),
+    )
+    .unwrap()
 }
 
 fn logits(golden: &Golden, kv: KvFormat, chunk: usize) -> Vec<f32> {
@@ -73,6 +89,9 @@ fn exact(golden: &Golden) -> Vec<f32> {
     golden.logits(&mut engine, 128)
 }
 
+/// What keys and values in q8_0 may cost: their rounding, from exact arithmetic on f16.
+const HALVED_NMSE_MAX: f64 = 1e-3;
+
 /// One row of the table, and the bounds that the processor's kernels keep, too.
 fn check(golden: &Golden) {
     let theirs = golden.theirs();
@@ -91,7 +110,7 @@ fn check(golden: &Golden) {
     );
     assert!(beside_theirs <= golden.bound(), "{}", golden.model);
     assert!(ours_from_exact <= theirs_from_exact, "{}", golden.model);
-    assert!(halved <= golden.bound(), "{}", golden.model);
+    assert!(halved <= HALVED_NMSE_MAX, "{}", golden.model);
 }
 
 fn print_table(goldens: &[Golden]) {

@@ -179,3 +179,19 @@ fn nobody_home_ends_with_69() {
         "start `outstation serve`",
     );
 }
+
+/// With a driver or without one, there is no hundredth GPU.
+#[test]
+fn a_gpu_that_is_not_there_ends_with_69_and_a_sentence() {
+    for command in [
+        &["run", "--prompt", "x", "--device", "cuda:99"][..],
+        &["check", "--device", "cuda:99"],
+        &["bench", "--device", "cuda:99"],
+    ] {
+        assert_refused(&run(command), 69, "there is no ");
+    }
+    let other = run(&["run", "--prompt", "x", "--device", "tpu"]);
+    assert_refused(&other, 78, "engine.device is `tpu`");
+    let kv = ["run", "--prompt", "x", "--device", "cuda", "--kv", "i16"];
+    assert_refused(&run(&kv), 78, "use f16 or q8_0");
+}

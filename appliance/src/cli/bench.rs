@@ -9,12 +9,13 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::Failure;
-use super::load;
+use super::load::{self, On};
 use super::progress::Progress;
 use crate::adapter::{Adapter, Base, PackedAdapter};
+use crate::budget;
 use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
-use crate::engine::{Engine, PlanColumn, StepPlan};
+use crate::engine::{AnyEngine, Engine, PlanColumn, StepPlan};
 use crate::generate::{self, AdapterSpec, ModelSpec};
 use crate::io::weights;
 use crate::kv::{KvPool, blocks_for};
@@ -70,6 +71,12 @@ pub(super) struct BenchArgs {
     /// Format of keys and values: f16, q8_0 or i16.
     #[arg(long, value_name = "FORMAT")]
     kv: Option<String>,
+    /// Tokens of a prompt that are computed together; 256 is what `serve` does.
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    step: u32,
+    /// What computes: cpu, cuda, or cuda:1 for the second GPU.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Instruction set: portable, avx2, avx512, neon or neon-i8mm.
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
@@ -84,22 +91,19 @@ pub(super) struct BenchArgs {
     json: bool,
 }
 
-/// Columns of a prompt step: what `serve` does by default.
-const PREFILL_COLUMNS: u32 = 256;
-
 pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     if let (Some(path), Some(_)) = (&args.save, &args.shape) {
         return save(args, path);
     }
     check(args)?;
     let (name, bytes, model) = subject(args)?;
-    let isa = load::isa(args.isa.as_deref())?;
-    let threads = load::threads(args.threads);
+    let on = On::new(args.device.as_deref(), args.isa.as_deref(), args.threads)?;
+    let On { isa, threads, .. } = on;
     let batch_max = args.batch.iter().copied().max().expect("checked");
     let context = context(args);
-    let kv = load::kv_for(args.kv.as_deref(), isa, &model)?;
+    let kv = load::kv_for(args.kv.as_deref(), &on, &model)?;
     let size = EngineSize {
-        columns_max: PREFILL_COLUMNS.max(batch_max) as usize,
+        columns_max: args.step.max(batch_max) as usize,
         logits_rows_max: batch_max as usize,
         kv_blocks: batch_max * blocks_for(context),
         kv,
@@ -108,20 +112,24 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let weights_bytes = model.bytes_read_per_step();
     let kv_bytes_per_position = model.kv_bytes_per_position(kv);
     let products_per_token = model.products_per_prompt_token();
-    let engine = load::engine(model, bytes, (isa, threads), size)?;
-    let rank = adapters.first().map_or(0, |adapter| adapter.rank_max());
-    let mut engine = engine.with_adapters(size.columns_max, rank);
-    if args.depth > 0 {
-        engine.fill_kv(args.seed);
-    }
     if !adapters.is_empty() {
+        if on.gpu.is_some() {
+            return Err(load::no_adapters_on_gpu());
+        }
+        let rank = adapters.first().map_or(0, |adapter| adapter.rank_max());
+        let engine = load::cpu_engine(model, bytes, &on, size)?;
+        let mut engine = engine.with_adapters(size.columns_max, rank);
+        if args.depth > 0 {
+            engine.fill_kv(args.seed);
+        }
         return compare(args, &mut engine, &name, &adapters);
     }
-    let bandwidth = read_bandwidth(&mut engine)?;
-    let peak = multiply_peak(&mut engine);
+    let entries = budget::table_entries(batch_max, context);
+    let mut engine = load::engine(model, bytes, &on, size, entries)?;
+    let (device, bandwidth, peak) = limits_of(&mut engine, args)?;
     if !args.json {
         super::show(&format!(
-            "{name}: {} read for each step, {isa}, {threads} threads, read bandwidth {:.1} GB/s, peak {:.0} G \
+            "{name}: {} read for each step, {device}, {threads} threads, read bandwidth {:.1} GB/s, peak {:.0} G \
              multiply-adds/s\n",
             ByteSize(weights_bytes),
             bandwidth / 1e9,
@@ -158,7 +166,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         };
         if args.json {
             let line = json!({
-                "model": name, "isa": isa.to_string(), "threads": threads, "batch": batch,
+                "model": name, "isa": isa.to_string(), "device": device, "threads": threads, "batch": batch,
                 "prompt_tokens": args.prompt, "depth": args.depth, "kv": kv.to_string(), "generated_tokens": args.generate,
                 "prompt_tokens_per_s": prompt_rate, "decode_tokens_per_s": decode_rate,
                 "step_bytes": step_bytes, "read_bandwidth_bytes_per_s": bandwidth,
@@ -350,7 +358,7 @@ fn save(args: &BenchArgs, path: &PathBuf) -> Result<(), Failure> {
 
 /// Prompt tokens/s of one sequence, and decode tokens/s of all together.
 fn measure(
-    engine: &mut CpuEngine,
+    engine: &mut impl Engine,
     batch: u32,
     args: &BenchArgs,
     adapters: &[Arc<PackedAdapter>],
@@ -369,7 +377,7 @@ fn measure(
         )
         .expect("below the vocabulary")
     };
-    let mut plan = StepPlan::new(PREFILL_COLUMNS.max(batch) as usize);
+    let mut plan = StepPlan::new(args.step.max(batch) as usize);
     let adapt = |plan: &mut StepPlan, sequence: u32| {
         if let Some(last) = adapters.len().checked_sub(1) {
             plan.adapt(sequence, &adapters[sequence as usize % (last + 1)]);
@@ -381,7 +389,7 @@ fn measure(
         let mut position = 0;
         while position < args.prompt {
             plan.clear();
-            let end = args.prompt.min(position + PREFILL_COLUMNS);
+            let end = args.prompt.min(position + args.step);
             adapt(&mut plan, sequence);
             for position in position..end {
                 let logits = position + 1 == args.prompt;
@@ -420,6 +428,34 @@ fn measure(
     )
 }
 
+/// What computes, bytes per second that it reads, and its multiply-adds per second, 0 where that is not known.
+fn limits_of(engine: &mut AnyEngine, args: &BenchArgs) -> Result<(String, f64, f64), Failure> {
+    match engine {
+        AnyEngine::Cpu(engine) => {
+            if args.depth > 0 {
+                engine.fill_kv(args.seed);
+            }
+            let device = engine.kernels().isa().to_string();
+            Ok((device, read_bandwidth(engine)?, multiply_peak(engine)))
+        }
+        #[cfg(feature = "cuda")]
+        AnyEngine::Cuda(engine) => {
+            let failed = |error: outstation_cuda::GpuError| {
+                Failure::new(super::exit::UNAVAILABLE, error.to_string())
+            };
+            if args.depth > 0 {
+                engine.fill_kv().map_err(failed)?;
+            }
+            let gpu = engine.kernels().gpu();
+            let mut best: f64 = 0.0;
+            for _ in 0..5 {
+                best = best.max(gpu.copy_bandwidth(GPU_BANDWIDTH_BYTES).map_err(failed)?);
+            }
+            Ok((gpu.facts().name.clone(), best, 0.0))
+        }
+    }
+}
+
 /// Bytes per second that all threads read from memory together: the best of several passes.
 ///
 /// A small model lives in the cache, whose limit is not memory's: the buffer is larger than any cache.
@@ -453,6 +489,10 @@ fn best_rate(mut pass: impl FnMut() -> u64) -> f64 {
 const PEAK_ROUNDS: u64 = 10_000_000;
 
 const BANDWIDTH_BYTES: usize = 512 << 20;
+
+/// Larger than the caches of any GPU.
+#[cfg(feature = "cuda")]
+const GPU_BANDWIDTH_BYTES: usize = 256 << 20;
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);

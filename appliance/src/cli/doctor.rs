@@ -13,7 +13,7 @@ use super::exit::{self, Failure};
 use super::{ServeArgs, keys, load, settings, status};
 use crate::access::Keys;
 use crate::config::{AccessConfig, Config};
-use crate::doctor::facts::{Access, Answer, Configuration, Facts, Link, Read};
+use crate::doctor::facts::{Access, Answer, Configuration, Facts, Gpu, Link, Read};
 use crate::doctor::{Mark, examine, worst};
 use crate::io::probe::{self, Probe};
 use crate::io::uplink::Membership;
@@ -74,6 +74,7 @@ fn gather(args: &DoctorArgs) -> Facts {
         clock: probe.clock(&state),
         memory: probe.memory(),
         spool: probe::spool(&state.join("spool"), config.spool.bytes_max.0),
+        gpu: gpu(&config),
         power: probe.power(),
         heat: probe.heat(),
         meter: probe.meter(&config.energy),
@@ -109,6 +110,15 @@ fn gather(args: &DoctorArgs) -> Facts {
     }
     facts.answer = answer;
     facts
+}
+
+/// What the driver of the configured GPU says, or of the first one.
+fn gpu(config: &Config) -> Gpu {
+    let on = load::on(config).ok().and_then(|on| on.gpu);
+    Gpu {
+        wanted: on.is_some(),
+        found: probe::gpu(on.unwrap_or(0)),
+    }
 }
 
 /// What is configured. A configuration that is refused is a finding, and the rest is looked at as well as may be.

@@ -13,8 +13,9 @@ use outstation_wire::gguf::Gguf;
 use super::exit::{self, Failure};
 use super::progress::Progress;
 use crate::adapter::{AdapterPool, Base, PackedAdapter};
-use crate::budget::{self, AdapterPlaces, Budget, Compute, FileSizes};
+use crate::budget::{self, AdapterPlaces, Budget, Compute, FileSizes, GpuMemory};
 use crate::config::{ByteSize, Config, ModelConfig};
+use crate::engine::AnyEngine;
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
 use crate::io::{memory, weights};
 use crate::limits::{self, TOKENIZER_JSON_BYTES_MAX};
@@ -182,14 +183,19 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
         Some(limit) => limit,
         None => memory_available()?,
     };
-    let isa = isa(config.engine.isa.as_deref())?;
+    let on = on(config)?;
+    let adapters = adapter_places(config, adapters(config)?.len())?;
+    if adapters.count > 0 && on.gpu.is_some() {
+        return Err(no_adapters_on_gpu());
+    }
     Ok(Budget::plan(
         &config.serving,
         Compute {
-            isa,
-            threads: threads(config.engine.threads),
-            kv: kv(config.engine.kv.as_deref(), isa, &loaded.model)?,
-            adapters: adapter_places(config, adapters(config)?.len())?,
+            isa: on.isa,
+            threads: on.threads,
+            kv: kv(config.engine.kv.as_deref(), &on, &loaded.model)?,
+            adapters,
+            gpu: on.gpu_memory(config.memory.gpu_limit, &loaded.model)?,
         },
         &loaded.model,
         loaded.sizes,
@@ -295,20 +301,131 @@ pub(super) fn isa(name: Option<&str>) -> Result<Isa, Failure> {
     ))
 }
 
-/// The format of keys and values as asked for, or the instruction set's own, where heads of the model fit it.
-pub(super) fn kv_for(name: Option<&str>, isa: Isa, model: &Model) -> Result<KvFormat, Failure> {
-    let kv = kv(name, isa, model)?;
+/// What computes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct On {
+    pub(super) isa: Isa,
+    pub(super) threads: usize,
+    /// Index of the GPU, if one does.
+    pub(super) gpu: Option<u32>,
+}
+
+/// What computes, as configured.
+pub(super) fn on(config: &Config) -> Result<On, Failure> {
+    let engine = &config.engine;
+    On::new(
+        engine.device.as_deref(),
+        engine.isa.as_deref(),
+        engine.threads,
+    )
+}
+
+impl On {
+    pub(super) fn new(
+        device: Option<&str>,
+        isa_name: Option<&str>,
+        threads_configured: Option<u16>,
+    ) -> Result<On, Failure> {
+        Ok(On {
+            isa: isa(isa_name)?,
+            threads: threads(threads_configured),
+            gpu: gpu(device)?,
+        })
+    }
+
+    /// What we may take of the GPU's memory; none where the processor computes.
+    #[cfg(feature = "cuda")]
+    pub(super) fn gpu_memory(
+        &self,
+        limit: Option<ByteSize>,
+        model: &Model,
+    ) -> Result<Option<GpuMemory>, Failure> {
+        let Some(index) = self.gpu else {
+            return Ok(None);
+        };
+        if let Some(why) = crate::engine::cuda::CudaEngine::unfit(model) {
+            return Err(Failure::new(exit::CONFIG, why));
+        }
+        let facts = outstation_cuda::Gpu::facts_of(index).map_err(gpu_failure)?;
+        Ok(Some(GpuMemory {
+            limit: limit.unwrap_or(ByteSize(facts.free_bytes / 10 * 9)),
+            unified: facts.unified,
+        }))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[expect(clippy::unnecessary_wraps, reason = "as with a GPU")]
+    pub(super) fn gpu_memory(
+        &self,
+        _: Option<ByteSize>,
+        _: &Model,
+    ) -> Result<Option<GpuMemory>, Failure> {
+        Ok(None)
+    }
+}
+
+/// What failed on a GPU.
+#[cfg(feature = "cuda")]
+fn gpu_failure(error: outstation_cuda::GpuError) -> Failure {
+    Failure::new(exit::UNAVAILABLE, error.to_string())
+}
+
+/// Adapters are the processor's for now.
+pub(super) fn no_adapters_on_gpu() -> Failure {
+    Failure::new(
+        exit::CONFIG,
+        "adapters are not computed on a GPU yet: leave them out, or compute with --device cpu",
+    )
+}
+
+/// The GPU that a device's name means; none for the processor.
+fn gpu(name: Option<&str>) -> Result<Option<u32>, Failure> {
+    let index = match name {
+        None | Some("cpu") => return Ok(None),
+        Some("cuda") => 0,
+        Some(name) => name
+            .strip_prefix("cuda:")
+            .and_then(|index| index.parse().ok())
+            .ok_or_else(|| {
+                let message = format!(
+                    "engine.device is `{name}`: it is `cpu`, `cuda`, or `cuda:1` for the second GPU"
+                );
+                Failure::new(exit::CONFIG, message)
+            })?,
+    };
+    if cfg!(feature = "cuda") {
+        return Ok(Some(index));
+    }
+    Err(Failure::new(
+        exit::CONFIG,
+        "this program was built without feature `cuda`: use --device cpu",
+    ))
+}
+
+/// The format of keys and values as asked for, or the one that the device prefers, where heads of the model fit it.
+pub(super) fn kv_for(name: Option<&str>, on: &On, model: &Model) -> Result<KvFormat, Failure> {
+    let kv = kv(name, on, model)?;
     budget::check_kv(kv, model)?;
     Ok(kv)
 }
 
-/// The format of keys and values as configured, or the instruction set's own.
-fn kv(name: Option<&str>, isa: Isa, model: &Model) -> Result<KvFormat, Failure> {
+/// The format of keys and values as configured, or the one that the device prefers.
+fn kv(name: Option<&str>, on: &On, model: &Model) -> Result<KvFormat, Failure> {
     let Some(name) = name else {
-        return Ok(KvFormat::of(isa, model.dims.head_dim));
+        return Ok(match on.gpu {
+            None => KvFormat::of(on.isa, model.dims.head_dim),
+            Some(_) => KvFormat::F16,
+        });
     };
-    name.parse()
-        .map_err(|e| Failure::new(exit::CONFIG, format!("engine.kv `{name}`: {e}")))
+    let kv = name
+        .parse()
+        .map_err(|e| Failure::new(exit::CONFIG, format!("engine.kv `{name}`: {e}")))?;
+    if kv == KvFormat::I16 && on.gpu.is_some() {
+        let message =
+            "engine.kv is i16, which only processors multiply: use f16 or q8_0 with a GPU";
+        return Err(Failure::new(exit::CONFIG, message));
+    }
+    Ok(kv)
 }
 
 /// Threads of the kernel team as configured, or one for each core.
@@ -317,14 +434,69 @@ pub(super) fn threads(configured: Option<u16>) -> usize {
     configured.map_or(cores.min(crate::limits::THREADS_MAX as usize), usize::from)
 }
 
-/// The engine of a loaded model, whose file is let go.
+/// The engine of a loaded model, whose file is let go. `table_entries` are those of the block tables that steps come
+/// with.
 pub(super) fn engine(
     model: Model,
     file: ModelBytes,
-    (isa, threads): (Isa, usize),
+    on: &On,
+    size: EngineSize,
+    table_entries: usize,
+) -> Result<AnyEngine, Failure> {
+    match on.gpu {
+        None => cpu_engine(model, file, on, size).map(|engine| AnyEngine::Cpu(Box::new(engine))),
+        Some(index) => gpu_engine(model, &file, (index, on.threads), size, table_entries),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu_engine(
+    model: Model,
+    file: &ModelBytes,
+    (index, threads): (u32, usize),
+    size: EngineSize,
+    table_entries: usize,
+) -> Result<AnyEngine, Failure> {
+    use crate::engine::cuda::CudaEngine;
+    if let Some(why) = CudaEngine::unfit(&model) {
+        return Err(Failure::new(exit::CONFIG, why));
+    }
+    let kernels = outstation_cuda::GpuKernels::open(index).map_err(gpu_failure)?;
+    let total: u64 = model
+        .weights()
+        .map(|weight| weight.bytes.len() as u64)
+        .sum();
+    let (mut progress, mut sent) = (Progress::new("weights", total), 0);
+    let done = |weight: &crate::model::Weight| {
+        sent += weight.bytes.len() as u64;
+        progress.set(sent, total);
+    };
+    let file = (**file).as_ref();
+    let mut team = Team::new(threads);
+    let on = (kernels, &mut team);
+    let engine = CudaEngine::new(model, file, on, size, table_entries, done);
+    Ok(AnyEngine::Cuda(Box::new(engine.map_err(gpu_failure)?)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_engine(
+    _: Model,
+    _: &ModelBytes,
+    _: (u32, usize),
+    _: EngineSize,
+    _: usize,
+) -> Result<AnyEngine, Failure> {
+    unreachable!("`gpu` refused it")
+}
+
+/// The engine on the processor, whose file is let go.
+pub(super) fn cpu_engine(
+    model: Model,
+    file: ModelBytes,
+    on: &On,
     size: EngineSize,
 ) -> Result<CpuEngine, Failure> {
-    let mut team = Team::new(threads);
+    let mut team = Team::new(on.threads);
     let total = model.packed_bytes as u64;
     let mut progress = Progress::new("weights", total);
     let failed = |what: &str, bytes: u64| format!("cannot take {} for {what}", ByteSize(bytes));
@@ -336,5 +508,5 @@ pub(super) fn engine(
     let bytes = CpuEngine::cache_bytes(&model, size);
     let cache = weights::cache(bytes, &mut team)
         .map_err(|e| Failure::io(failed("the KV cache", bytes as u64), e))?;
-    Ok(CpuEngine::new(model, weights, cache, isa, team, size))
+    Ok(CpuEngine::new(model, weights, cache, on.isa, team, size))
 }

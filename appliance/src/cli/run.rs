@@ -11,11 +11,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::{self, Failure};
-use super::load::{self, Loaded};
+use super::load::{self, Loaded, On};
 use super::npy::NpyWriter;
 use super::progress::Progress;
 use crate::config::ModelConfig;
-use crate::engine::cpu::{CpuEngine, EngineSize};
+use crate::engine::cpu::EngineSize;
 use crate::engine::{Engine, PlanColumn, StepPlan};
 use crate::kv::{KvPool, blocks_for};
 use crate::request::{GenerateRequest, RequestId, RequestLimits, Sampling, Submission};
@@ -57,6 +57,9 @@ pub(super) struct RunArgs {
     /// Format of keys and values: f16, q8_0 or i16.
     #[arg(long, value_name = "FORMAT")]
     kv: Option<String>,
+    /// What computes: cpu, cuda, or cuda:1 for the second GPU.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Instruction set: portable, avx2, avx512, neon or neon-i8mm; portable computes with exact activations.
     #[arg(long, value_name = "ISA")]
     isa: Option<String>,
@@ -96,14 +99,17 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     } else {
         1
     };
-    let isa = load::isa(args.isa.as_deref())?;
+    let on = On::new(args.device.as_deref(), args.isa.as_deref(), args.threads)?;
+    if rank > 0 && on.gpu.is_some() {
+        return Err(load::no_adapters_on_gpu());
+    }
     let size = EngineSize {
         columns_max: STEP_COLUMNS,
         logits_rows_max: rows.max(logits_rows_max(1)),
         kv_blocks: blocks_for(context),
-        kv: load::kv_for(args.kv.as_deref(), isa, &model)?,
+        kv: load::kv_for(args.kv.as_deref(), &on, &model)?,
     };
-    let engine = load::engine(model, bytes, (isa, load::threads(args.threads)), size)?;
+    let engine = load::engine(model, bytes, &on, size, blocks_for(context) as usize)?;
     let mut engine = engine.with_adapters(STEP_COLUMNS, rank);
     if let Some(path) = &args.logits {
         write_logits(&mut engine, &submission, path)
@@ -209,7 +215,7 @@ fn submission(args: &RunArgs, loaded: &Loaded) -> Result<Submission, Failure> {
 
 /// Runs the prompt with logits for every token, and writes them.
 fn write_logits(
-    engine: &mut CpuEngine,
+    engine: &mut impl Engine,
     submission: &Submission,
     path: &PathBuf,
 ) -> std::io::Result<()> {

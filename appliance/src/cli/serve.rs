@@ -21,7 +21,7 @@ use super::settings;
 use super::station::{self, Wants};
 use crate::budget::{self, Budget};
 use crate::config::{ByteSize, Config};
-use crate::engine::cpu::CpuEngine;
+use crate::engine::AnyEngine;
 use crate::io::energy::{Energy, Sensor, WorkIn};
 use crate::io::engine_thread::{self, EngineHandle, RingSizes, WantsWork};
 use crate::io::exchange::Exchange;
@@ -178,7 +178,7 @@ fn start_engine(
     budget: &Budget,
     under_way: usize,
     wants: Wants,
-) -> Result<(TextModel, EngineHandle, Exchange<CpuEngine>), Failure> {
+) -> Result<(TextModel, EngineHandle, Exchange<AnyEngine>), Failure> {
     let (station, text) = station::station(config, loaded, budget, wants)?;
     let sizes = RingSizes {
         requests: gateway::commands_max(under_way),

@@ -49,6 +49,9 @@ fn apply_flags(config: &mut Config, args: &ServeArgs) {
     config.listen.quic = args.listen.unwrap_or(config.listen.quic);
     config.listen.http = args.http.unwrap_or(config.listen.http);
     config.memory.limit = args.memory.or(config.memory.limit);
+    if let Some(device) = &args.device {
+        config.engine.device = Some(device.clone());
+    }
     if let Some(kv) = &args.kv {
         config.engine.kv = Some(kv.clone());
     }

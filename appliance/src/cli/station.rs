@@ -5,9 +5,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::exit::{self, Failure};
 use super::load::{self, Loaded};
-use crate::budget::Budget;
+use crate::budget::{self, Budget};
 use crate::config::Config;
-use crate::engine::cpu::CpuEngine;
+use crate::engine::AnyEngine;
 use crate::grammar::Grammars;
 use crate::io::engine_thread::WantsWork;
 use crate::io::gateway::{ServedModel, TextModel};
@@ -31,7 +31,7 @@ pub(super) fn station(
     loaded: Loaded,
     budget: &Budget,
     wants: Wants,
-) -> Result<(Station<CpuEngine>, TextModel), Failure> {
+) -> Result<(Station<AnyEngine>, TextModel), Failure> {
     let digest = if wants.certainty {
         loaded.digest()
     } else {
@@ -50,13 +50,13 @@ pub(super) fn station(
         context_tokens_max: budget.context_tokens_max,
         vocabulary: model.dims.vocabulary,
     };
-    let isa = load::isa(config.engine.isa.as_deref())?;
-    let threads = load::threads(config.engine.threads);
+    let on = load::on(config)?;
     let size = budget.engine_size(serving);
     let files = load::adapters(config)?;
     let places = load::adapter_places(config, files.len())?;
     let adapters = load::adapter_pool(&name, &model, places, &files)?;
-    let engine = load::engine(model, bytes, (isa, threads), size)?;
+    let entries = budget::table_entries(serving.sequences_max, budget.context_tokens_max);
+    let engine = load::engine(model, bytes, &on, size, entries)?;
     let engine = engine.with_adapters(size.columns_max, places.rank());
     let scheduler = SchedulerLimits {
         sequences_max: serving.sequences_max,

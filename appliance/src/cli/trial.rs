@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ServeArgs;
 use super::exit::{self, Failure};
-use super::load::{self, Loaded};
+use super::load::{self, Loaded, On};
 use super::settings;
 use crate::adapter::PackedAdapter;
 use crate::config::{ByteSize, ModelConfig};
@@ -214,7 +214,7 @@ impl Scorer {
         positions: u32,
         threads: Option<u16>,
     ) -> Result<Self, Failure> {
-        let isa = load::isa(None)?;
+        let on = On::new(None, None, threads)?;
         let vocabulary = loaded.model.dims.vocabulary;
         if positions > loaded.model.dims.context_positions {
             let message = format!(
@@ -227,13 +227,12 @@ impl Scorer {
             columns_max: STEP_COLUMNS,
             logits_rows_max: STEP_COLUMNS,
             kv_blocks: blocks_for(positions),
-            kv: load::kv_for(None, isa, &loaded.model)?,
+            kv: load::kv_for(None, &on, &loaded.model)?,
         };
-        let threads = load::threads(threads);
         let adapter = adapter.map(|path| load::adapter(path, &loaded.model));
         let adapter = adapter.transpose()?.map(Arc::new);
         let rank = adapter.as_ref().map_or(0, |adapter| adapter.rank_max());
-        let engine = load::engine(loaded.model, loaded.bytes, (isa, threads), size)?;
+        let engine = load::cpu_engine(loaded.model, loaded.bytes, &on, size)?;
         Ok(Self {
             engine: engine.with_adapters(STEP_COLUMNS, rank),
             adapter,

@@ -41,6 +41,8 @@ pub struct Facts {
     pub memory: Memory,
     /// What waits for the factory.
     pub spool: Spool,
+    /// Its GPU.
+    pub gpu: Gpu,
     /// What feeds it.
     pub power: Power,
     /// How warm it is.
@@ -187,6 +189,32 @@ pub struct SpoolFiles {
     pub bad: u64,
     /// When the oldest was sealed.
     pub oldest_unix_s: Option<u64>,
+}
+
+/// The GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Gpu {
+    /// Whether the configuration computes with it.
+    pub wanted: bool,
+    /// What the driver says; or why there is none.
+    pub found: Read<GpuFound>,
+}
+
+/// What a driver says of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GpuFound {
+    /// Its name.
+    pub name: String,
+    /// Its compute capability.
+    pub capability: (u32, u32),
+    /// Version of CUDA that the driver speaks, as 13000 for 13.0.
+    pub driver: u32,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+    /// Bytes of it that nobody has taken.
+    pub free_bytes: u64,
+    /// Whether its memory is the host's.
+    pub unified: bool,
 }
 
 /// What feeds the machine, and how it may draw on it.

@@ -1,7 +1,8 @@
 //! The machine: its clock, what feeds it, how warm it is.
 
 use super::Finding;
-use super::facts::{Facts, Zone};
+use super::facts::{Facts, Read, Zone};
+use crate::config::ByteSize;
 use crate::status::span;
 
 /// 2025 and 2100, seconds since 1970: no box lived before, and no certificate is good after.
@@ -12,6 +13,9 @@ const CLOCK_SLACK_S: u64 = 60;
 const FACTORY_SLACK_S: u64 = 300;
 /// This near to the temperature at which it is switched off.
 const CRITICAL_SLACK_MILLI_C: i64 = 5_000;
+/// What our CUDA kernels take: Ampere, and a driver that reads what nvcc 13 writes.
+const GPU_CAPABILITY_MIN: (u32, u32) = (8, 0);
+const GPU_DRIVER_MIN: u32 = 13_000;
 /// The charge of a battery that is nearly empty.
 const CHARGE_LOW_PERCENT: u64 = 20;
 
@@ -51,6 +55,58 @@ pub(super) fn clock(facts: &Facts) -> Vec<Finding> {
         Some(ahead) => finding.number("ahead_of_factory_s", ahead),
         None => finding,
     }]
+}
+
+pub(super) fn gpu(facts: &Facts) -> Finding {
+    const NAME: &str = "gpu";
+    let wanted = facts.gpu.wanted;
+    let lacks = |found: String, mend: &'static str| {
+        if wanted {
+            Finding::bad(NAME, found, mend)
+        } else {
+            Finding::unknown(NAME, found)
+        }
+    };
+    let gpu = match &facts.gpu.found {
+        Read::There(gpu) => gpu,
+        Read::Broken(why) => return lacks(why.clone(), "See why with `nvidia-smi`"),
+        Read::Absent | Read::Denied => {
+            let mend = "Install NVIDIA's driver, or take engine.device out of the configuration";
+            return lacks(
+                "no NVIDIA driver, or nothing that it drives".to_owned(),
+                mend,
+            );
+        }
+    };
+    let (major, minor) = gpu.capability;
+    let memory = if gpu.unified {
+        "the host's memory".to_owned()
+    } else {
+        format!(
+            "{} of {} free",
+            ByteSize(gpu.free_bytes),
+            ByteSize(gpu.memory_bytes)
+        )
+    };
+    let found = format!(
+        "{}, compute capability {major}.{minor}, driver of CUDA {}.{}, {memory}",
+        gpu.name,
+        gpu.driver / 1000,
+        gpu.driver % 1000 / 10
+    );
+    if gpu.capability < GPU_CAPABILITY_MIN {
+        return lacks(
+            format!("{found}: our kernels take 8.0 or newer"),
+            "Take engine.device out of the configuration",
+        );
+    }
+    if gpu.driver < GPU_DRIVER_MIN {
+        return lacks(
+            format!("{found}: our kernels take CUDA 13.0 or newer"),
+            "Install a driver of 580 or newer",
+        );
+    }
+    Finding::ok(NAME, found).number("free_bytes", gpu.free_bytes)
 }
 
 pub(super) fn power(facts: &Facts) -> Vec<Finding> {

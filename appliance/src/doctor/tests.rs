@@ -131,6 +131,7 @@ fn a_healthy_box() {
         ok   certificate          /etc/outstation/box.pem is good for 400 days more
         ok   credentials          others reach HTTP [::]:8080; 3 keys in /var/lib/outstation/keys.json
         ok   spool                8.0 MiB of 1.00 GiB (0 %) in 2 segments, the oldest 1 h 6 min; 42 records since the start
+        -    gpu                  not known here: no NVIDIA driver, or nothing that it drives
         -    power_mode           not known here: no Jetson
         -    cpu_governor         not known here: this machine does not tell
         -    power_supply         not known here: the machine names neither mains nor battery
@@ -611,4 +612,46 @@ fn json_has_stable_names_and_numbers_with_units() {
     expect![[r#"
         {"name":"clock","mark":"ok","found":"synchronized","mend":null,"numbers":{"unix_s":1790000000,"ahead_of_factory_s":-1}}
         {"name":"spool","mark":"ok","found":"8.0 MiB of 1.00 GiB (0 %) in 2 segments, the oldest 1 h 6 min; 42 records since the start","mend":null,"numbers":{"spool_bytes":8392704,"spool_bytes_max":1073741824,"spool_segments":2,"oldest_s":4000,"records_lost":0}}"#]].assert_eq(&lines.join("\n"));
+}
+
+#[test]
+fn a_gpu_is_a_fault_only_where_it_is_wanted() {
+    let with = |wanted, found| Facts {
+        gpu: Gpu { wanted, found },
+        ..healthy()
+    };
+    let found = GpuFound {
+        name: "NVIDIA H100 80GB HBM3".to_owned(),
+        capability: (9, 0),
+        driver: 13_000,
+        memory_bytes: 80 << 30,
+        free_bytes: 79 << 30,
+        unified: false,
+    };
+    let old = GpuFound {
+        driver: 12_040,
+        ..found.clone()
+    };
+    let turing = GpuFound {
+        capability: (7, 5),
+        ..found.clone()
+    };
+    let shown: Vec<_> = [
+        with(true, Read::There(found)),
+        with(true, Read::There(old.clone())),
+        with(false, Read::There(old)),
+        with(true, Read::There(turing)),
+        with(true, Read::Absent),
+        with(false, Read::Absent),
+    ]
+    .iter()
+    .map(|facts| machine::gpu(facts).to_string())
+    .collect();
+    expect![[r#"
+        ok   gpu                  NVIDIA H100 80GB HBM3, compute capability 9.0, driver of CUDA 13.0, 79.00 GiB of 80.00 GiB free
+        BAD  gpu                  NVIDIA H100 80GB HBM3, compute capability 9.0, driver of CUDA 12.4, 79.00 GiB of 80.00 GiB free: our kernels take CUDA 13.0 or newer. Install a driver of 580 or newer
+        -    gpu                  not known here: NVIDIA H100 80GB HBM3, compute capability 9.0, driver of CUDA 12.4, 79.00 GiB of 80.00 GiB free: our kernels take CUDA 13.0 or newer
+        BAD  gpu                  NVIDIA H100 80GB HBM3, compute capability 7.5, driver of CUDA 13.0, 79.00 GiB of 80.00 GiB free: our kernels take 8.0 or newer. Take engine.device out of the configuration
+        BAD  gpu                  no NVIDIA driver, or nothing that it drives. Install NVIDIA's driver, or take engine.device out of the configuration
+        -    gpu                  not known here: no NVIDIA driver, or nothing that it drives"#]].assert_eq(&shown.join("\n"));
 }

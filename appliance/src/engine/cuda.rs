@@ -13,45 +13,25 @@ use std::ops::Range;
 
 use outstation_cuda::{
     Added, Attend, Buffer, Column, Embed, Gate, GpuCache, GpuError, GpuInputs, GpuKernels,
-    GpuMatrix, GpuPlan, Heads, Item, Loaded, Norm, Pinned, PlanSize, Product, SPAN, Slice, pack,
+    GpuMatrix, GpuPlan, Heads, Inbox, Loaded, Norm, PlanSize, Product, SPAN, Slice, StepGraph,
 };
-use outstation_kernels::KvFormat;
 use outstation_kernels::ops::{Precision, RopeStyle};
-use outstation_kernels::quant::Format;
+use outstation_kernels::{KvFormat, Team};
 
 use super::cpu::{EngineSize, precision};
 use super::{Engine, PlanColumn, StepPlan};
 use crate::kv::BlockTables;
 use crate::limits::KV_BLOCK_POSITIONS;
-use crate::model::{Activation, GateUpWeights, Layer, Model, Qkv, Weight};
+use crate::model::{Activation, Model, Weight};
 
-/// Rows that one item of attention takes.
-const ITEM_ROWS: usize = 16;
+mod items;
+mod placed;
+
+use items::{ITEM_ROWS, Run, find_runs, put_items};
+use placed::{Loader, Placed, PlacedLayer, aligned, bytes, keep, vectors};
 
 /// Columns of one sequence up to which their spans are attended at once rather than one after the other.
 const SPREAD_COLUMNS_MAX: usize = 8;
-
-/// A matrix in the device's memory.
-struct Placed {
-    format: Format,
-    rows: usize,
-    cols: usize,
-    at: Range<usize>,
-}
-
-/// One layer's matrices and vectors in the device's memory.
-struct PlacedLayer {
-    qkv: Vec<Placed>,
-    output: Placed,
-    gate_up: Vec<Placed>,
-    down: Placed,
-    attention_norm: Range<usize>,
-    qkv_bias: Option<Range<usize>>,
-    qk_norm: Option<[Range<usize>; 2]>,
-    attention_post_norm: Option<Range<usize>>,
-    ffn_norm: Range<usize>,
-    ffn_post_norm: Option<Range<usize>>,
-}
 
 /// A model, its KV cache and the memory of a step, on a GPU.
 pub struct CudaEngine {
@@ -74,8 +54,28 @@ pub struct CudaEngine {
     items: [usize; 2],
     asked: Vec<u32>,
     runs: Vec<Run>,
-    logits: Pinned<f32>,
+    logits: Inbox<f32>,
+    /// Steps of decodes alone, recorded: started at once, they do not wait for the host between kernels.
+    graphs: Vec<Recorded>,
 }
+
+/// A step of so many columns, all of which ask, and up to so many items.
+struct Recorded {
+    work: Work,
+    graph: StepGraph,
+}
+
+/// How much a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Work {
+    columns: usize,
+    asked: usize,
+    /// Items of all columns, and of those that ask.
+    items: [usize; 2],
+}
+
+/// Columns of decode steps that are recorded: a step has its own or the next.
+const RECORDED_COLUMNS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
 /// Intermediate results of a step, on the device.
 struct Space {
@@ -90,16 +90,6 @@ struct Space {
     gate_up: Buffer<f32>,
     rotations: Vec<Buffer<f32>>,
     logits: Buffer<f32>,
-}
-
-/// Neighbouring columns of one sequence.
-#[derive(Clone, Copy)]
-struct Run {
-    first: usize,
-    columns: usize,
-    table: u32,
-    /// Position of the last.
-    last: u32,
 }
 
 /// Sizes that follow from a model and an [`EngineSize`].
@@ -161,6 +151,19 @@ impl CudaEngine {
         })
     }
 
+    /// Bytes of keys and values of one KV block over all layers.
+    pub fn block_bytes(model: &Model, kv: KvFormat) -> u64 {
+        let plane = GpuCache::plane_bytes(model.dims.head_dim, kv);
+        (2 * model.layers.len() * model.dims.kv_heads * plane) as u64
+    }
+
+    /// Bytes of pinned memory of the host.
+    pub fn host_bytes(model: &Model, size: EngineSize, table_entries: usize) -> u64 {
+        let sizes = Sizes::of(model, size, table_entries);
+        let logits = sizes.asked * model.dims.vocabulary as usize * size_of::<f32>();
+        logits as u64 + GpuPlan::bytes(sizes.plan)
+    }
+
     /// Bytes of the device's memory, by what takes them: weights, the KV cache, the rest.
     pub fn device_bytes(model: &Model, size: EngineSize, table_entries: usize) -> [u64; 3] {
         let sizes = Sizes::of(model, size, table_entries);
@@ -180,11 +183,11 @@ impl CudaEngine {
         [weights as u64, sizes.cache as u64, space as u64]
     }
 
-    /// Takes all memory and sends the weights. `done` hears of each of them.
+    /// Takes all memory and sends the weights, which the team packs. `done` hears of each of them.
     pub fn new(
         model: Model,
         file: &[u8],
-        kernels: GpuKernels,
+        (kernels, team): (GpuKernels, &mut Team),
         size: EngineSize,
         table_entries: usize,
         mut done: impl FnMut(&Weight),
@@ -194,14 +197,7 @@ impl CudaEngine {
         let dims = model.dims;
         let total: usize = model.weights().map(|w| aligned(bytes(w))).sum();
         let weights = gpu.buffer(total)?;
-        let mut loader = Loader {
-            weights: &weights,
-            file,
-            end: 0,
-            done: &mut done,
-            space: pack::PackSpace::new(sizes.input),
-            staged: Vec::new(),
-        };
+        let mut loader = Loader::new(&weights, file, sizes.input, team, &mut done);
         let embedding = loader.place(&model.embedding)?;
         let output = if model.output == model.embedding {
             Placed {
@@ -245,9 +241,10 @@ impl CudaEngine {
         let cache = gpu.buffer(sizes.cache)?;
         // What lies past the end of a sequence is multiplied by weights of zero, so it must be numbers.
         cache.fill(0)?;
-        Ok(Self {
+        let mut engine = Self {
             plan: GpuPlan::new(gpu, sizes.plan)?,
-            logits: gpu.pinned(sizes.asked * vocabulary)?,
+            graphs: Vec::new(),
+            logits: gpu.inbox(sizes.asked * vocabulary)?,
             items: [0; 2],
             asked: Vec::with_capacity(sizes.asked),
             runs: Vec::with_capacity(sizes.columns),
@@ -263,7 +260,43 @@ impl CudaEngine {
             cache,
             space,
             kernels,
-        })
+        };
+        engine.record(sizes)?;
+        Ok(engine)
+    }
+
+    /// Records the steps of decodes: for each number of columns, items by powers of two.
+    fn record(&mut self, sizes: Sizes) -> Result<(), GpuError> {
+        let most = sizes.asked.min(sizes.columns);
+        for columns in RECORDED_COLUMNS.into_iter().filter(|count| *count <= most) {
+            let mut items = self.items_of_columns(columns);
+            loop {
+                let work = Work {
+                    columns,
+                    asked: columns,
+                    items: [items; 2],
+                };
+                let graph = self.kernels.record(|| self.start(work))?;
+                self.graphs.push(Recorded { work, graph });
+                if items == sizes.plan.items {
+                    break;
+                }
+                items = (2 * items).min(sizes.plan.items);
+            }
+        }
+        Ok(())
+    }
+
+    /// Items of so many columns with one span each.
+    fn items_of_columns(&self, columns: usize) -> usize {
+        let shared_by = self.model.dims.heads / self.model.dims.kv_heads;
+        columns * shared_by.div_ceil(ITEM_ROWS)
+    }
+
+    /// Fills the whole KV cache with numbers, so that a depth can be measured without computing what lies before it.
+    pub fn fill_kv(&self) -> Result<(), GpuError> {
+        // In f16 0.0645, in q8_0 44 times that.
+        self.cache.fill(0x2c)
     }
 
     /// The description of the model.
@@ -352,10 +385,31 @@ impl CudaEngine {
         self.plan.finish(self.items, tables.blocks);
     }
 
-    fn run(&mut self, columns: usize) -> Result<(), GpuError> {
+    /// Runs what the plan says: as it was recorded, where that does this work and the least besides.
+    fn run(&mut self, work: Work) -> Result<(), GpuError> {
+        let recorded = self.graphs.iter().find(|recorded| {
+            work.asked == work.columns
+                && recorded.work.columns >= work.columns
+                && recorded.work.items[0] >= work.items[0]
+        });
+        match recorded {
+            Some(recorded) => {
+                // Columns that it has besides are the first one again, whose results nobody asks for.
+                for index in work.columns..recorded.work.columns {
+                    self.plan.repeat_first(index);
+                }
+                self.kernels.replay(&recorded.graph)?;
+            }
+            None => self.start(work)?,
+        }
+        self.kernels.gpu().finish()
+    }
+
+    /// Starts all of a step: the plan goes over, kernels run, logits come back.
+    fn start(&self, work: Work) -> Result<(), GpuError> {
         let gpu = self.kernels.gpu();
         self.plan.send(gpu)?;
-        let all = self.plan.columns(columns);
+        let all = self.plan.columns(work.columns);
         let space = &self.space;
         self.kernels.embed(&Embed {
             matrix: self.matrix(&self.embedding),
@@ -373,25 +427,19 @@ impl CudaEngine {
             self.kernels
                 .rotations(all, inv_freq.all(), rope.magnitude, table.all())?;
         }
-        let mut columns = columns;
         for index in 0..self.layers.len() {
             let last = index + 1 == self.layers.len();
-            self.load_kv(index, columns)?;
-            if last {
-                columns = self.asked.len();
-                if columns == 0 {
-                    return self.kernels.gpu().finish();
-                }
+            self.load_kv(index, work.columns)?;
+            let columns = if last { work.asked } else { work.columns };
+            if columns == 0 {
+                return Ok(());
             }
-            self.attend(index, columns, last)?;
+            self.attend(index, columns, work.items[usize::from(last)], last)?;
             self.feed_forward(index, columns, last)?;
         }
-        self.head(columns)?;
-        let len = columns * self.model.dims.vocabulary as usize;
-        let logits = &mut self.logits;
-        let gpu = self.kernels.gpu();
-        gpu.download(self.space.logits.all(), len, logits)?;
-        gpu.finish()
+        self.head(work.asked)?;
+        let len = work.asked * self.model.dims.vocabulary as usize;
+        gpu.download(space.logits.all(), len, &self.logits)
     }
 
     /// q, k, v = rope(qk_norm(W_qkv · norm(x))); k and v go to the cache.
@@ -446,10 +494,16 @@ impl CudaEngine {
     }
 
     /// result = W_o · attention(q, k, v)
-    fn attend(&self, index: usize, columns: usize, last: bool) -> Result<(), GpuError> {
+    fn attend(
+        &self,
+        index: usize,
+        columns: usize,
+        items: usize,
+        last: bool,
+    ) -> Result<(), GpuError> {
         let dims = self.model.dims;
         let space = &self.space;
-        let (items, items_count) = self.plan.items(last, self.items[usize::from(last)]);
+        let (items, items_count) = self.plan.items(last, items);
         let on_device = if last {
             self.plan.asked(columns)
         } else {
@@ -602,181 +656,19 @@ impl Engine for CudaEngine {
         );
         assert!(plan.adapted().is_empty(), "refused with the configuration");
         self.load_plan(plan, tables);
-        if let Err(error) = self.run(columns) {
+        let work = Work {
+            columns,
+            asked: self.asked.len(),
+            items: self.items,
+        };
+        if let Err(error) = self.run(work) {
             panic!("the GPU failed in a step: {error}");
         }
     }
 
     fn logits(&mut self, row: usize) -> &mut [f32] {
         let vocabulary = self.model.dims.vocabulary as usize;
-        &mut self.logits[row * vocabulary..][..vocabulary]
+        let all = self.logits.wait().expect("the step was waited for");
+        &mut all[row * vocabulary..][..vocabulary]
     }
-}
-
-/// Finds the runs of columns that are of one sequence and follow each other.
-fn find_runs(runs: &mut Vec<Run>, step: &StepPlan, tables: BlockTables<'_>, asked: bool) {
-    runs.clear();
-    let columns = step
-        .columns()
-        .iter()
-        .filter(|column| !asked || column.logits);
-    let mut sequence = None;
-    for (index, column) in columns.enumerate() {
-        match runs.last_mut() {
-            Some(run) if sequence == Some(column.sequence) => {
-                run.columns += 1;
-                run.last = column.position;
-            }
-            _ => runs.push(Run {
-                first: index,
-                columns: 1,
-                table: column.sequence * tables.stride,
-                last: column.position,
-            }),
-        }
-        sequence = Some(column.sequence);
-    }
-}
-
-/// Writes the items of a run behind those that there are; returns how many there are then.
-fn put_items(
-    plan: &mut GpuPlan,
-    asked: bool,
-    mut items: usize,
-    run: Run,
-    (shared_by, spans, spread): (usize, usize, bool),
-) -> usize {
-    let heads = shared_by.min(ITEM_ROWS);
-    let columns = ITEM_ROWS / heads;
-    for first in (0..run.columns).step_by(columns) {
-        for first_head in (0..shared_by).step_by(heads) {
-            let item = |part: usize, span_start: usize, span_end: usize| Item {
-                first: (run.first + first) as u32,
-                columns: columns.min(run.columns - first) as u32,
-                first_head: first_head as u32,
-                heads: heads.min(shared_by - first_head) as u32,
-                span_start: span_start as u32,
-                span_end: span_end as u32,
-                part: part as u32,
-                unused: 0,
-            };
-            if spread {
-                for span in 0..spans {
-                    plan.put_item(asked, items, item(span, span, span + 1));
-                    items += 1;
-                }
-            } else {
-                plan.put_item(asked, items, item(0, 0, spans));
-                items += 1;
-            }
-        }
-    }
-    items
-}
-
-/// Sends weights to the device, one after the other.
-struct Loader<'a> {
-    weights: &'a Buffer<u8>,
-    file: &'a [u8],
-    end: usize,
-    done: &'a mut dyn FnMut(&Weight),
-    space: pack::PackSpace,
-    staged: Vec<u8>,
-}
-
-/// Bytes that are packed before they are sent.
-const STAGE_BYTES: usize = 16 << 20;
-
-impl Loader<'_> {
-    fn place(&mut self, weight: &Weight) -> Result<Placed, GpuError> {
-        let at = self.end..self.end + bytes(weight);
-        self.end += aligned(at.len());
-        let file = &self.file[weight.bytes.clone()];
-        let row_bytes = weight.format.row_bytes(weight.cols);
-        let tile_rows = pack::TILE_ROWS;
-        let tile_bytes = pack::bytes(weight.format, tile_rows, weight.cols);
-        let tiles = (STAGE_BYTES / tile_bytes).max(1);
-        let mut start = at.start;
-        for rows in file.chunks(tiles * tile_rows * row_bytes) {
-            self.staged.resize(
-                pack::bytes(weight.format, rows.len() / row_bytes, weight.cols),
-                0,
-            );
-            let tiles = rows.chunks(tile_rows * row_bytes);
-            for (rows, out) in tiles.zip(self.staged.chunks_mut(tile_bytes)) {
-                pack::pack_tile(weight.format, rows, weight.cols, &mut self.space, out);
-            }
-            self.weights.write(start, &self.staged)?;
-            start += self.staged.len();
-        }
-        (self.done)(weight);
-        Ok(Placed {
-            format: weight.format,
-            rows: weight.rows,
-            cols: weight.cols,
-            at,
-        })
-    }
-
-    fn layer(&mut self, layer: &Layer, values: &mut Vec<f32>) -> Result<PlacedLayer, GpuError> {
-        let qkv = match &layer.qkv {
-            Qkv::Split { q, k, v } => vec![self.place(q)?, self.place(k)?, self.place(v)?],
-            Qkv::Fused(all) => vec![self.place(all)?],
-        };
-        let gate_up = match &layer.gate_up {
-            GateUpWeights::Split { gate, up } => vec![self.place(gate)?, self.place(up)?],
-            GateUpWeights::Fused(both) => vec![self.place(both)?],
-        };
-        Ok(PlacedLayer {
-            qkv,
-            gate_up,
-            output: self.place(&layer.attention_output)?,
-            down: self.place(&layer.down)?,
-            attention_norm: keep(values, &layer.attention_norm),
-            qkv_bias: layer.qkv_bias.as_ref().map(|[q, k, v]| {
-                let start = keep(values, q).start;
-                keep(values, k);
-                start..keep(values, v).end
-            }),
-            qk_norm: layer
-                .qk_norm
-                .as_ref()
-                .map(|norms| norms.each_ref().map(|norm| keep(values, norm))),
-            attention_post_norm: layer.attention_post_norm.as_ref().map(|n| keep(values, n)),
-            ffn_norm: keep(values, &layer.ffn_norm),
-            ffn_post_norm: layer.ffn_post_norm.as_ref().map(|n| keep(values, n)),
-        })
-    }
-}
-
-/// Puts a vector behind the others.
-fn keep(values: &mut Vec<f32>, vector: &[f32]) -> Range<usize> {
-    let start = values.len();
-    values.extend_from_slice(vector);
-    start..values.len()
-}
-
-/// Every vector of a model.
-fn vectors(model: &Model) -> impl Iterator<Item = &[f32]> {
-    let layers = model.layers.iter().flat_map(|layer| {
-        let bias = layer.qkv_bias.iter().flatten();
-        let qk = layer.qk_norm.iter().flatten();
-        let post = layer.attention_post_norm.iter();
-        let post = post.chain(&layer.ffn_post_norm);
-        [&layer.attention_norm, &layer.ffn_norm]
-            .into_iter()
-            .chain(bias)
-            .chain(qk)
-            .chain(post)
-    });
-    layers.chain([&model.output_norm]).map(|vector| &**vector)
-}
-
-fn bytes(weight: &Weight) -> usize {
-    pack::bytes(weight.format, weight.rows, weight.cols)
-}
-
-/// Matrices start at whole lines of the device's cache.
-fn aligned(bytes: usize) -> usize {
-    bytes.next_multiple_of(256)
 }

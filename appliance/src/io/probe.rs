@@ -15,13 +15,37 @@ use rustix::fs::{Access, StatVfsMountFlags};
 use super::energy::meter::Search;
 use super::memory;
 use crate::config::{EnergyConfig, MeterChoice};
-use crate::doctor::facts::{Clock, Disk, Memory, Meter, Read, Spool, SpoolFiles};
+use crate::doctor::facts::{Clock, Disk, GpuFound, Memory, Meter, Read, Spool, SpoolFiles};
 
 mod certificate;
 mod sysfs;
 
 #[cfg(test)]
 mod tests;
+
+/// What the driver says of a GPU.
+#[cfg(feature = "cuda")]
+pub fn gpu(index: u32) -> Read<GpuFound> {
+    use outstation_cuda::{Gpu, GpuError};
+    match Gpu::facts_of(index) {
+        Ok(facts) => Read::There(GpuFound {
+            name: facts.name,
+            capability: facts.capability,
+            driver: facts.driver,
+            memory_bytes: facts.memory_bytes,
+            free_bytes: facts.free_bytes,
+            unified: facts.unified,
+        }),
+        Err(GpuError::NoDriver | GpuError::NoDevice { .. }) => Read::Absent,
+        Err(error) => Read::Broken(error.to_string()),
+    }
+}
+
+/// A program without the engine for it knows of none.
+#[cfg(not(feature = "cuda"))]
+pub fn gpu(_: u32) -> Read<GpuFound> {
+    Read::Absent
+}
 
 pub use certificate::{authority, identity, member};
 

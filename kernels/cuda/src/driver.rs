@@ -154,13 +154,15 @@ pub(super) struct Grid {
     pub(super) threads: usize,
     /// Bytes of shared memory.
     pub(super) shared: usize,
+    /// Whether its blocks may come before the kernel before it has ended: where that one says when.
+    pub(super) early: bool,
 }
 
 /// Shared memory that a kernel may have without asking.
 const SHARED_DEFAULT: usize = 48 << 10;
 
 impl Gpu {
-    /// Facts of device `index`, without taking anything of it.
+    /// Facts of device `index`, which is let go again.
     pub fn facts_of(index: u32) -> Result<GpuFacts, GpuError> {
         let device = device(index)?;
         let attribute = |attribute| -> Result<u32, GpuError> {
@@ -181,6 +183,12 @@ impl Gpu {
         let (mut driver, mut memory) = (0, 0);
         call!(cuDriverGetVersion(&raw mut driver))?;
         call!(cuDeviceTotalMem_v2(&raw mut memory, device))?;
+        let (mut context, mut free, mut total) = (null_mut(), 0, 0);
+        call!(cuDevicePrimaryCtxRetain(&raw mut context, device))?;
+        let asked = call!(cuCtxSetCurrent(context))
+            .and_then(|()| call!(cuMemGetInfo_v2(&raw mut free, &raw mut total)));
+        call!(cuDevicePrimaryCtxRelease_v2(device))?;
+        asked?;
         Ok(GpuFacts {
             name,
             capability: (
@@ -191,13 +199,13 @@ impl Gpu {
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             unified: attribute(Attribute::CU_DEVICE_ATTRIBUTE_INTEGRATED)? != 0,
             memory_bytes: memory as u64,
-            free_bytes: memory as u64,
+            free_bytes: free as u64,
         })
     }
 
     /// Takes device `index`: its primary context, a stream, and `images` of kernels.
     pub(super) fn open(index: u32, images: &[&[u8]]) -> Result<Gpu, GpuError> {
-        let mut facts = Gpu::facts_of(index)?;
+        let facts = Gpu::facts_of(index)?;
         if facts.capability < (8, 0) {
             return Err(GpuError::TooOld {
                 device: facts.name,
@@ -212,7 +220,7 @@ impl Gpu {
             context,
             stream: null_mut(),
             modules: Vec::new(),
-            facts: facts.clone(),
+            facts,
         };
         inner.bind()?;
         // Does not wait for the legacy stream, which nobody here uses.
@@ -226,10 +234,6 @@ impl Gpu {
             })?;
             inner.modules.push(module);
         }
-        let (mut free, mut total) = (0, 0);
-        call!(cuMemGetInfo_v2(&raw mut free, &raw mut total))?;
-        facts.free_bytes = free as u64;
-        inner.facts = facts;
         Ok(Gpu {
             inner: Arc::new(inner),
         })
@@ -298,12 +302,17 @@ impl Gpu {
         ))
     }
 
-    /// Begins to copy from the device, until [`Gpu::finish`].
+    /// Memory of the host that only the device writes, all zero.
+    pub fn inbox<T: Copy + Default>(&self, len: usize) -> Result<Inbox<T>, GpuError> {
+        self.pinned(len).map(Inbox)
+    }
+
+    /// Begins to copy from the device.
     pub fn download<T: Copy>(
         &self,
         from: Slice<'_, T>,
         len: usize,
-        to: &mut Pinned<T>,
+        Inbox(to): &Inbox<T>,
     ) -> Result<(), GpuError> {
         assert!(len <= from.len && len <= to.len);
         self.inner.bind()?;
@@ -383,7 +392,7 @@ impl Gpu {
             sharedMemBytes: grid.shared as u32,
             hStream: self.inner.stream,
             attrs: &raw mut early,
-            numAttrs: u32::from(self.inner.facts.capability >= (9, 0)),
+            numAttrs: u32::from(grid.early && self.inner.facts.capability >= (9, 0)),
         };
         let mut arguments: [*mut c_void; 1] = [(&raw const *argument).cast_mut().cast()];
         call!(cuLaunchKernelEx(
@@ -418,7 +427,15 @@ impl Gpu {
         })
     }
 
-    /// Milliseconds that the device takes for `work`, itself without what the host does before.
+    /// Bytes per second that the device reads and writes, counted together, when it copies so many.
+    pub fn copy_bandwidth(&self, bytes: usize) -> Result<f64, GpuError> {
+        let (from, to) = (self.buffer::<u8>(bytes)?, self.buffer::<u8>(bytes)?);
+        from.fill(1)?;
+        let ms = self.time(|| self.copy(from.all(), to.all()))?;
+        Ok(2.0 * bytes as f64 / (f64::from(ms) / 1e3))
+    }
+
+    /// Milliseconds that the device takes for `work`.
     pub fn time(&self, work: impl FnOnce() -> Result<(), GpuError>) -> Result<f32, GpuError> {
         self.inner.bind()?;
         let (mut start, mut end, mut ms) = (null_mut(), null_mut(), 0.0);
@@ -506,22 +523,35 @@ impl<T: Copy> Buffer<T> {
         assert!(start + from.len() <= self.len);
         self.gpu.bind()?;
         let at = self.at + (start * size_of::<T>()) as u64;
-        call!(cuMemcpyHtoD_v2(at, from.as_ptr().cast(), size_of_val(from)))
+        // On our stream, which the driver's own one does not wait for.
+        call!(cuMemcpyHtoDAsync_v2(
+            at,
+            from.as_ptr().cast(),
+            size_of_val(from),
+            self.gpu.stream
+        ))?;
+        call!(cuStreamSynchronize(self.gpu.stream))
     }
 
-    /// Reads elements from `start` on, after waiting for all that writes them.
+    /// Reads elements from `start` on, after all that writes them.
     pub fn read(&self, start: usize, to: &mut [T]) -> Result<(), GpuError> {
         assert!(start + to.len() <= self.len);
         self.gpu.bind()?;
-        call!(cuStreamSynchronize(self.gpu.stream))?;
         let at = self.at + (start * size_of::<T>()) as u64;
-        call!(cuMemcpyDtoH_v2(to.as_mut_ptr().cast(), at, size_of_val(to)))
+        call!(cuMemcpyDtoHAsync_v2(
+            to.as_mut_ptr().cast(),
+            at,
+            size_of_val(to),
+            self.gpu.stream
+        ))?;
+        call!(cuStreamSynchronize(self.gpu.stream))
     }
 
-    /// Sets each byte.
+    /// Begins to set each byte.
     pub fn fill(&self, byte: u8) -> Result<(), GpuError> {
         self.gpu.bind()?;
-        call!(cuMemsetD8_v2(self.at, byte, self.len * size_of::<T>()))
+        let bytes = self.len * size_of::<T>();
+        call!(cuMemsetD8Async(self.at, byte, bytes, self.gpu.stream))
     }
 }
 
@@ -615,6 +645,28 @@ impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
         let _ = self.gpu.bind();
         let _ = call!(cuMemFreeHost(self.at.cast()));
+    }
+}
+
+/// Memory of the host that the device writes.
+pub struct Inbox<T>(Pinned<T>);
+
+impl<T> Inbox<T> {
+    /// What came, once all that was asked for is done.
+    pub fn wait(&mut self) -> Result<&mut [T], GpuError> {
+        self.0.gpu.bind()?;
+        call!(cuStreamSynchronize(self.0.gpu.stream))?;
+        Ok(&mut self.0)
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
     }
 }
 

@@ -31,7 +31,7 @@ mod plan;
 #[cfg(test)]
 mod resources;
 
-pub use driver::{Buffer, Gpu, GpuError, GpuFacts, Pinned, Slice};
+pub use driver::{Buffer, Gpu, GpuError, GpuFacts, Inbox, Pinned, Slice};
 pub use inputs::{GpuInputs, Loaded};
 pub use ops::{
     Added, Attend, Embed, Gate, GpuCache, GpuKernels, GpuMatrix, Heads, Norm, Product, SPAN,

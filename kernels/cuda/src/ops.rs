@@ -8,15 +8,22 @@ use super::{Gpu, GpuError};
 use outstation_kernels::quant::Format;
 use outstation_kernels::{KvFormat, Precision};
 
-#[cfg(test)]
-mod tests;
+/// Bytes where a driver would have them: it reads words.
+#[repr(align(64))]
+struct Aligned<T: ?Sized>(T);
 
-/// Kernels by family, as `build.rs` compiled them.
-static IMAGES: [&[u8]; 3] = [
-    include_bytes!(concat!(env!("OUT_DIR"), "/attention.fatbin")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/matmul.fatbin")),
-    include_bytes!(concat!(env!("OUT_DIR"), "/rows.fatbin")),
-];
+/// A family of kernels, as `build.rs` compiled it.
+macro_rules! image {
+    ($name:literal) => {{
+        static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(
+            env!("OUT_DIR"),
+            "/",
+            $name,
+            ".fatbin"
+        )));
+        &IMAGE.0
+    }};
+}
 
 /// Tiles that one block of a product takes, of which kernels exist.
 const TILES: [usize; 4] = [1, 2, 4, 8];
@@ -253,7 +260,8 @@ pub struct StepGraph(Graph);
 impl GpuKernels {
     /// Takes a device.
     pub fn open(index: u32) -> Result<GpuKernels, GpuError> {
-        let gpu = Gpu::open(index, &IMAGES)?;
+        let images = [image!("attention"), image!("matmul"), image!("rows")];
+        let gpu = Gpu::open(index, &images)?;
         let plain = |name: &str| gpu.kernel(name, 0);
         let (mut products, mut floats, mut embeds) = (Vec::new(), Vec::new(), Vec::new());
         for kind in Kind::ALL {
@@ -337,8 +345,11 @@ impl GpuKernels {
             cols: matrix.cols as i32,
             scale: embed.scale,
         };
-        self.gpu
-            .launch(kernel, rows_grid(columns, 1, 128, 0), &argument)
+        let grid = Grid {
+            early: false,
+            ..rows_grid(columns, 1, 128, 0)
+        };
+        self.gpu.launch(kernel, grid, &argument)
     }
 
     /// Cosines and sines of each column's position, `[columns, pairs, 2]`.
@@ -366,11 +377,11 @@ impl GpuKernels {
             pairs: inv_freq.len() as i32,
             magnitude,
         };
-        self.gpu.launch(
-            self.rotations,
-            rows_grid(columns.len(), 1, 128, 0),
-            &argument,
-        )
+        let grid = Grid {
+            early: false,
+            ..rows_grid(columns.len(), 1, 128, 0)
+        };
+        self.gpu.launch(self.rotations, grid, &argument)
     }
 
     /// `stream = x + norm(result)`, then `inputs = norm(stream)`; or `inputs = norm(x)`.
@@ -496,6 +507,7 @@ impl GpuKernels {
             blocks: (row_tiles as usize, inputs.tiles.div_ceil(TILES[index])),
             threads: 32 * warps,
             shared: product_shared(warps, TILES[index]),
+            early: true,
         };
         let argument = Arg {
             of,
@@ -543,6 +555,7 @@ impl GpuKernels {
             blocks,
             threads: 256,
             shared: 0,
+            early: true,
         };
         self.gpu
             .launch(of_kind(&self.floats, kind), grid, &argument)
@@ -642,6 +655,7 @@ impl GpuKernels {
             blocks: (attend.items.len(), cache.kv_heads),
             threads: 128,
             shared: attend_shared(groups * 32),
+            early: true,
         };
         self.gpu
             .launch(kernels[index.expect("padded to one")], grid, &argument)
@@ -720,6 +734,7 @@ fn rows_grid(columns: usize, spread: usize, threads: usize, shared: usize) -> Gr
         blocks: (columns, spread),
         threads,
         shared,
+        early: true,
     }
 }
 

@@ -4,6 +4,10 @@
 //! words 0 to 3 of its fragment, as `cu/device.cuh` draws it: word `row / 8 + 2 · (column % 32 / 16)` of lane
 //! `row % 8 · 4 + column % 16 / 4`, byte `column % 4`.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use outstation_kernels::Team;
 use outstation_kernels::quant::{Format, GROUP, unpack_blocks};
 
 /// Rows that lie together.
@@ -117,6 +121,45 @@ fn tile_bytes(kind: Kind, cols: usize) -> usize {
     cols.div_ceil(PAIR) * kind.pair_bytes()
 }
 
+/// Tiles that a thread packs before it looks for more.
+const TILES_AT_ONCE: usize = 16;
+
+/// Packs rows as a file has them, with all threads.
+///
+/// **Shapes** `rows`: whole rows; `spaces`: one for each thread; `out`: `bytes(format, rows, cols)`.
+pub fn pack(
+    team: &mut Team,
+    spaces: &[Mutex<PackSpace>],
+    (format, cols): (Format, usize),
+    rows: &[u8],
+    out: &mut [u8],
+) {
+    let row_bytes = format.row_bytes(cols);
+    assert!(rows.len().is_multiple_of(row_bytes) && spaces.len() == team.threads());
+    assert_eq!(out.len(), bytes(format, rows.len() / row_bytes, cols));
+    let tile = bytes(format, TILE_ROWS, cols);
+    let rows = rows.chunks(TILES_AT_ONCE * TILE_ROWS * row_bytes);
+    let runs: Vec<_> = rows
+        .zip(out.chunks_mut(TILES_AT_ONCE * tile))
+        .map(Mutex::new)
+        .collect();
+    let next = AtomicUsize::new(0);
+    team.run(&|worker| {
+        let mut space = lock(&spaces[worker.index]);
+        while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut run = lock(run);
+            let (rows, out) = &mut *run;
+            for (rows, out) in rows.chunks(TILE_ROWS * row_bytes).zip(out.chunks_mut(tile)) {
+                pack_tile(format, rows, cols, &mut space, out);
+            }
+        }
+    });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("a thread that panics ends the program")
+}
+
 /// Memory to pack with.
 pub struct PackSpace {
     codes: Vec<i8>,
@@ -135,11 +178,8 @@ impl PackSpace {
     }
 }
 
-/// Packs up to sixteen rows as a file has them; rows that are not there are zero.
-///
-/// **Shapes** `rows`: up to 16 of `format.row_bytes(cols)`; `out`: `bytes(format, 16, cols)`, or as many bytes as
-/// `rows` for floats.
-pub fn pack_tile(format: Format, rows: &[u8], cols: usize, space: &mut PackSpace, out: &mut [u8]) {
+/// Packs up to sixteen rows; rows that are not there are zero.
+fn pack_tile(format: Format, rows: &[u8], cols: usize, space: &mut PackSpace, out: &mut [u8]) {
     let kind = Kind::of(format);
     if kind.is_float() {
         out.copy_from_slice(rows);

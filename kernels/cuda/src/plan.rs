@@ -153,6 +153,16 @@ impl GpuPlan {
         self.put(Self::asked_at(self.size) + index * WORDS, column.words());
     }
 
+    /// Makes a column the first one once more, where more columns run than there are. All that it writes is what the
+    /// first one writes, in every layer, since it has its parts, too.
+    pub fn repeat_first(&mut self, index: usize) {
+        assert!(index < self.size.columns.min(self.size.asked));
+        for start in [0, Self::asked_at(self.size)] {
+            let first = start..start + WORDS;
+            self.staged.copy_within(first, start + index * WORDS);
+        }
+    }
+
     /// Sets an item of all columns, or of those that ask.
     pub fn put_item(&mut self, asked: bool, index: usize, item: Item) {
         assert!(index < self.size.items);

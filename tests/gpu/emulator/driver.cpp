@@ -118,12 +118,10 @@ int cuMemAlloc_v2(uintptr_t *at, size_t bytes) { return allocate(at, bytes); }
 int cuMemFree_v2(uintptr_t at) { return release(at); }
 int cuMemHostAlloc(void **at, size_t bytes, unsigned) { return allocate((uintptr_t *)at, bytes); }
 int cuMemFreeHost(void *at) { return release((uintptr_t)at); }
-int cuMemcpyHtoD_v2(uintptr_t to, const void *from, size_t bytes) { return memcpy((void *)to, from, bytes), SUCCESS; }
-int cuMemcpyDtoH_v2(void *to, uintptr_t from, size_t bytes) { return memcpy(to, (void *)from, bytes), SUCCESS; }
 int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t bytes, void *) { return submit({nullptr, {}, {}, (void *)to, from, bytes}); }
 int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t bytes, void *) { return submit({nullptr, {}, {}, to, (void *)from, bytes}); }
 int cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void *) { return submit({nullptr, {}, {}, (void *)to, (void *)from, bytes}); }
-int cuMemsetD8_v2(uintptr_t at, unsigned char value, size_t bytes) { return memset((void *)at, value, bytes), SUCCESS; }
+int cuMemsetD8Async(uintptr_t at, unsigned char value, size_t bytes, void *) { return memset((void *)at, value, bytes), SUCCESS; }
 int cuStreamCreate(void **stream, unsigned) { return *stream = (void *)2, SUCCESS; }
 int cuStreamDestroy_v2(void *) { return SUCCESS; }
 int cuStreamSynchronize(void *) { return SUCCESS; }

@@ -54,6 +54,7 @@ DEVICE int block_y() { return emulated::place.block_y; }
 DEVICE int blocks_y() { return emulated::place.blocks_y; }
 DEVICE void sync_block() { emulated::sync_block(); }
 DEVICE void sync_warp() { emulated::sync_warp(); }
+DEVICE int uniform(int x) { return x; }
 DEVICE void let_next_start() {}
 DEVICE void wait_for_previous() {}
 
@@ -90,32 +91,36 @@ DEVICE uint16_t float_to_half(float x) {
 }
 DEVICE uint32_t float_to_halves(float low, float high) { return float_to_half(low) | (uint32_t)float_to_half(high) << 16; }
 
-// Each lane gives its fragments, and sums its own four numbers of c: rows `lane / 4` and 8 below, two columns.
-template <bool SIGNED> DEVICE void mma_bytes(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int halves) {
+DEVICE float byte_above_2_23(uint32_t x, int i) { return bits_to_float(0x4b000000u | ((x >> (8 * i)) & 255)); }
+
+// Each lane gives its fragments, and sums its own four numbers of d: rows `lane / 4` and 8 below, two columns.
+template <bool SIGNED> DEVICE void mma_bytes(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int halves, const int32_t (&c)[2]) {
     const emulated::Words mine = {a[0], a[1], a[2], a[3], b0, b1};
     const emulated::Words *all = emulated::exchange(mine);
     const int lane = thread_index() & 31;
     for (int j = 0; j < 4; j++) {
         const int row = lane / 4, column = lane % 4 * 2 + (j & 1);
-        int32_t sum = 0;
+        int32_t sum = c[j & 1];
         for (int half = 0; half < halves; half++)
             for (int quad = 0; quad < 4; quad++) {
                 const uint32_t x = all[row * 4 + quad][(j >> 1) + 2 * half], y = all[column * 4 + quad][4 + half];
                 for (int byte = 0; byte < 32; byte += 8)
                     sum += (SIGNED ? (int)(int8_t)(x >> byte) : (int)(uint8_t)(x >> byte)) * (int8_t)(y >> byte);
             }
-        c[j] += sum;
+        d[j] = sum;
     }
 }
-DEVICE void mma_unsigned(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_bytes<false>(c, a, b0, b1, 2); }
-DEVICE void mma_signed(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_bytes<true>(c, a, b0, b1, 2); }
-DEVICE void mma_unsigned_half(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
-    const uint32_t a[4] = {a0, a1, 0, 0};
-    mma_bytes<false>(c, a, b0, 0, 1);
+DEVICE void mma_unsigned(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int32_t c0, int32_t c1) {
+    mma_bytes<false>(d, a, b0, b1, 2, {c0, c1});
 }
-DEVICE void mma_signed_half(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
-    const uint32_t a[4] = {a0, a1, 0, 0};
-    mma_bytes<true>(c, a, b0, 0, 1);
+DEVICE void mma_signed(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int32_t c0, int32_t c1) {
+    mma_bytes<true>(d, a, b0, b1, 2, {c0, c1});
+}
+DEVICE void mma_unsigned_half(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0, int32_t c0, int32_t c1) {
+    mma_bytes<false>(d, {a0, a1, 0, 0}, b0, 0, 1, {c0, c1});
+}
+DEVICE void mma_signed_half(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0, int32_t c0, int32_t c1) {
+    mma_bytes<true>(d, {a0, a1, 0, 0}, b0, 0, 1, {c0, c1});
 }
 DEVICE void mma_halves(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     const emulated::Words mine = {a[0], a[1], a[2], a[3], b0, b1};

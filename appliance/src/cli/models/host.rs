@@ -15,7 +15,7 @@ use super::super::{ServeArgs, load};
 use crate::budget::Budget;
 use crate::cli::exit::Failure;
 use crate::config::Config;
-use crate::engine::cpu::CpuEngine;
+use crate::engine::AnyEngine;
 use crate::io::exchange::Exchange;
 use crate::io::gateway::{CaseWatch, Gateway, Leaving, Paused, TextModel, WeakGateway};
 use crate::io::ota::adding;
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Serving {
     /// As configured, before a release took the model's place, with the limit of memory that was found at start.
     pub(in crate::cli) config: Config,
     pub(in crate::cli) gateway: WeakGateway,
-    pub(in crate::cli) exchange: Exchange<CpuEngine>,
+    pub(in crate::cli) exchange: Exchange<AnyEngine>,
     pub(in crate::cli) wants: Wants,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct ServeHost {
     /// Where the model that serves is, and the one beside it.
     main: Lane,
     beside: Option<Lane>,
-    paused: Option<Paused<CpuEngine>>,
+    paused: Option<Paused<AnyEngine>>,
     /// A model that finishes what it has.
     leaving: Option<JoinHandle<()>>,
 }
@@ -71,7 +71,7 @@ impl Planned {
         })
     }
 
-    fn load(self, wants: Wants) -> Result<(Box<Station<CpuEngine>>, TextModel), Unfit> {
+    fn load(self, wants: Wants) -> Result<(Box<Station<AnyEngine>>, TextModel), Unfit> {
         let made = station::station(&self.config, self.loaded, &self.budget, wants);
         let (station, text) = made.map_err(unfit(Reason::Load))?;
         Ok((Box::new(station), text))
@@ -135,7 +135,7 @@ impl ServeHost {
         config
     }
 
-    async fn load(&self, config: Config) -> Result<(Box<Station<CpuEngine>>, TextModel), Unfit> {
+    async fn load(&self, config: Config) -> Result<(Box<Station<AnyEngine>>, TextModel), Unfit> {
         let wants = self.serving.wants;
         let load = move || Planned::new(config)?.load(wants);
         let loaded = tokio::task::spawn_blocking(load).await;

@@ -1,19 +1,18 @@
-//! Each kernel against the portable reference, on whatever driver there is: a GPU, or `tests/gpu/emulator`.
+//! Each kernel beside its formula, on fresh inputs, with outputs that begin as NaN.
 
-use super::*;
-use crate::Buffer;
-use outstation_kernels::quant::{dequantize_row, random_row};
+use std::sync::Mutex;
 
-/// A device, or a word that there is none.
+use outstation_cuda::{
+    Attend, Buffer, Column, Embed, Gpu, GpuCache, GpuInputs, GpuKernels, GpuMatrix, GpuPlan, Heads,
+    Item, Loaded, Norm, PlanSize, Product, SPAN, pack,
+};
+use outstation_kernels::quant::{Format, dequantize_row, random_row};
+use outstation_kernels::{KvFormat, Precision, Team};
+
+use crate::device;
+
 fn kernels() -> Option<GpuKernels> {
-    match GpuKernels::open(0) {
-        Ok(kernels) => Some(kernels),
-        Err(GpuError::NoDriver | GpuError::NoDevice { .. }) => {
-            eprintln!("SKIP: no GPU and no emulator here: see docs/kernels-cuda.md");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+    device().then(|| GpuKernels::open(0).unwrap())
 }
 
 /// Seeded numbers of a normal-like distribution.
@@ -38,14 +37,14 @@ impl Noise {
 }
 
 fn upload<T: Copy>(gpu: &Gpu, values: &[T]) -> Buffer<T> {
-    let buffer = gpu.buffer(values.len()).expect("memory");
-    buffer.write(0, values).expect("written");
+    let buffer = gpu.buffer(values.len()).unwrap();
+    buffer.write(0, values).unwrap();
     buffer
 }
 
 fn read(buffer: &Buffer<f32>) -> Vec<f32> {
     let mut values = vec![0.0; buffer.len()];
-    buffer.read(0, &mut values).expect("read");
+    buffer.read(0, &mut values).unwrap();
     values
 }
 
@@ -53,21 +52,17 @@ fn read(buffer: &Buffer<f32>) -> Vec<f32> {
 fn pack(gpu: &Gpu, format: Format, file: &[u8], cols: usize) -> Buffer<u8> {
     let rows = file.len() / format.row_bytes(cols);
     let mut packed = vec![0; pack::bytes(format, rows, cols)];
-    let mut space = pack::PackSpace::new(cols);
-    let tile_rows = if format.is_float() { rows } else { TILE_ROWS };
-    let tile = packed.len() / rows.div_ceil(tile_rows);
-    for (rows, out) in file
-        .chunks(tile_rows * format.row_bytes(cols))
-        .zip(packed.chunks_mut(tile))
-    {
-        pack::pack_tile(format, rows, cols, &mut space, out);
-    }
+    let spaces: Vec<_> = (0..2)
+        .map(|_| Mutex::new(pack::PackSpace::new(cols)))
+        .collect();
+    let mut team = Team::new(2);
+    pack::pack(&mut team, &spaces, (format, cols), file, &mut packed);
     upload(gpu, &packed)
 }
 
 /// Memory for inputs of the tests.
 fn memory(kernels: &GpuKernels) -> GpuInputs {
-    GpuInputs::new(kernels.gpu(), 80, 2304, true).expect("memory")
+    GpuInputs::new(kernels.gpu(), 80, 2304, true).unwrap()
 }
 
 /// Loads columns with a norm of weight 1.
@@ -90,43 +85,9 @@ fn load<'i>(
         eps: 1e-6,
         precision,
     };
-    let loaded = kernels.norm(&norm, inputs).expect("started");
-    gpu.finish().expect("done before x is freed");
+    let loaded = kernels.norm(&norm, inputs).unwrap();
+    gpu.finish().unwrap();
     loaded
-}
-
-/// Codes times scales, `[columns, cols]`: what the products take.
-fn decode(inputs: &Loaded<'_>) -> Vec<f64> {
-    let memory = inputs.memory;
-    let mut codes = vec![0; memory.codes.len()];
-    memory.codes.read(0, &mut codes).expect("read");
-    let (scales, sums) = (read(&memory.scales), read(&memory.sums));
-    let width = inputs.tiles * TILE_COLUMNS;
-    let mut out = vec![0.0; inputs.columns * inputs.cols];
-    for column in 0..inputs.columns {
-        for digit in 0..inputs.digits {
-            let at = column * inputs.digits + digit;
-            for block in 0..inputs.cols / 32 {
-                let mut halves = [0.0; 2];
-                for k in 0..32 {
-                    let lane = at % 8 * 4 + k % 16 / 4;
-                    let tile = (block / 2 * inputs.tiles + at / 8) * 512;
-                    let byte = tile + lane * 16 + block % 2 * 8 + k / 16 * 4 + k % 4;
-                    let code = codes[byte].cast_signed();
-                    halves[k / 16] += f32::from(code);
-                    let scale = f64::from(scales[block * width + at]);
-                    out[column * inputs.cols + block * 32 + k] += f64::from(code) * scale;
-                }
-                let place = (block * width + at) * 2;
-                assert_eq!(
-                    halves,
-                    sums[place..place + 2],
-                    "sums are those of the codes"
-                );
-            }
-        }
-    }
-    out
 }
 
 /// Mean square of the difference, over that of the reference.
@@ -150,7 +111,9 @@ fn inputs_are_rounded_by_at_most_half_a_step() {
         x[3] = 40.0;
         x[cols..cols + 32].fill(0.0);
         let memory = memory(&kernels);
-        let taken = decode(&load(&kernels, &memory, &x, columns, precision));
+        let taken = load(&kernels, &memory, &x, columns, precision)
+            .values()
+            .unwrap();
         for (x, taken) in x.chunks(cols).zip(taken.chunks(cols)) {
             let squares: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
             let factor = (squares / cols as f64 + 1e-6).sqrt().recip();
@@ -204,13 +167,10 @@ fn products_equal_the_reference_on_the_same_codes() {
             ] {
                 let x = Noise(columns as u64).many(columns * cols);
                 let inputs = load(&kernels, &memory, &x, columns, precision);
-                let taken = decode(&inputs);
+                let taken = inputs.values().unwrap();
                 let taken = if format.is_float() {
-                    let floats = inputs.memory.floats.as_ref().expect("asked for");
-                    read(floats)[..columns * cols]
-                        .iter()
-                        .map(|x| f64::from(*x))
-                        .collect()
+                    let floats = inputs.floats().unwrap();
+                    floats.iter().map(|x| f64::from(*x)).collect()
                 } else {
                     taken
                 };
@@ -221,7 +181,7 @@ fn products_equal_the_reference_on_the_same_codes() {
                     y: y.all(),
                     stride,
                 };
-                kernels.products(&[product], &inputs).expect("started");
+                kernels.products(&[product], &inputs).unwrap();
                 let y = read(&y);
                 let ours: Vec<f32> = y
                     .chunks(stride)
@@ -267,13 +227,13 @@ fn a_column_has_the_same_bits_in_any_batch() {
         let run = |x: &[f32]| {
             let columns = x.len() / cols;
             let inputs = load(&kernels, &memory, x, columns, Precision::Eight);
-            let y = gpu.buffer(columns * rows).expect("memory");
+            let y = gpu.buffer(columns * rows).unwrap();
             let product = Product {
                 matrix,
                 y: y.all(),
                 stride: rows,
             };
-            kernels.products(&[product], &inputs).expect("started");
+            kernels.products(&[product], &inputs).unwrap();
             read(&y)
         };
         let all = run(&x);
@@ -308,31 +268,29 @@ fn matrices_beside_each_other_are_as_by_themselves() {
     let x = Noise(9).many(columns * cols);
     let inputs = load(&kernels, &memory, &x, columns, Precision::Sixteen);
     let stride: usize = shapes.iter().map(|(_, rows)| rows).sum();
-    let y = gpu.buffer::<f32>(columns * stride).expect("memory");
+    let y = gpu.buffer::<f32>(columns * stride).unwrap();
     let mut start = 0;
     let mut products = Vec::new();
+    let mut places = Vec::new();
     for ((format, rows), packed) in shapes.iter().zip(&packed) {
         products.push(Product {
             matrix: GpuMatrix::new(*format, *rows, cols, packed.all()),
             y: y.all().range(start, y.len() - start),
             stride,
         });
+        places.push((start, *rows));
         start += rows;
     }
-    kernels.products(&products, &inputs).expect("started");
+    kernels.products(&products, &inputs).unwrap();
     let together = read(&y);
-    for product in &products {
-        let alone = gpu
-            .buffer::<f32>(columns * product.matrix.rows)
-            .expect("memory");
-        let rows = product.matrix.rows;
+    for (product, (at, rows)) in products.iter().zip(places) {
+        let alone = gpu.buffer::<f32>(columns * rows).unwrap();
         let one = Product {
             y: alone.all(),
             stride: rows,
             ..*product
         };
-        kernels.products(&[one], &inputs).expect("started");
-        let at = ((product.y.at() - y.all().at()) / 4) as usize;
+        kernels.products(&[one], &inputs).unwrap();
         for (column, alone) in read(&alone).chunks(rows).enumerate() {
             assert_eq!(together[column * stride + at..][..rows], *alone);
         }
@@ -368,7 +326,7 @@ fn embeddings_are_the_rows_of_the_file() {
             scale: 2.0,
             x: x.all(),
         };
-        kernels.embed(&embed).expect("started");
+        kernels.embed(&embed).unwrap();
         for (token, x) in tokens.iter().zip(read(&x).chunks(cols)) {
             let mut row = vec![0.0; cols];
             let bytes = format.row_bytes(cols);
@@ -376,5 +334,222 @@ fn embeddings_are_the_rows_of_the_file() {
             let reference: Vec<f64> = row.iter().map(|x| 2.0 * f64::from(*x)).collect();
             assert!(nmse(x, &reference) < 1e-13, "{format}, token {token}");
         }
+    }
+}
+
+/// Sizes of an attention.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: Option<u32>,
+    kv: KvFormat,
+}
+
+/// Positions of the sequence: two spans, and part of a third.
+const POSITIONS: usize = 601;
+
+/// The columns that attend: the last ones.
+const ATTENDING: usize = 3;
+
+impl Shape {
+    fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// What attention of a column is by its formula, in f64.
+    fn reference(&self, qkv: &[f32], position: usize) -> Vec<f64> {
+        let row = |position: usize| &qkv[position * self.width()..][..self.width()];
+        let first = self
+            .window
+            .map_or(0, |window| (position + 1).saturating_sub(window as usize));
+        let kv_width = self.kv_heads * self.head_dim;
+        let mut out = vec![0.0; self.q_width()];
+        for (head, out) in out.chunks_mut(self.head_dim).enumerate() {
+            let kv_head = head / (self.heads / self.kv_heads);
+            let q = &row(position)[head * self.head_dim..][..self.head_dim];
+            let at = |position: usize, start: usize| {
+                &row(position)[start + kv_head * self.head_dim..][..self.head_dim]
+            };
+            let scores: Vec<f64> = (first..=position)
+                .map(|position| {
+                    let k = at(position, self.q_width());
+                    let dot: f64 = q
+                        .iter()
+                        .zip(k)
+                        .map(|(q, k)| f64::from(*q) * f64::from(*k))
+                        .sum();
+                    dot / (self.head_dim as f64).sqrt()
+                })
+                .collect();
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+            for (position, score) in (first..).zip(&scores) {
+                let weight = (score - top).exp() / total;
+                let v = at(position, self.q_width() + kv_width);
+                for (out, v) in out.iter_mut().zip(v) {
+                    *out += weight * f64::from(*v);
+                }
+            }
+        }
+        out
+    }
+
+    /// Writes the items of attention; returns how many there are.
+    fn put_items(&self, plan: &mut GpuPlan, at_once: bool) -> usize {
+        let shared_by = self.heads / self.kv_heads;
+        let heads = shared_by.min(16);
+        let mut items = 0;
+        let spans = POSITIONS.div_ceil(SPAN);
+        let parts = if at_once { spans } else { 1 };
+        for first in (0..ATTENDING).step_by(16 / heads) {
+            for first_head in (0..shared_by).step_by(heads) {
+                for part in 0..parts {
+                    let item = Item {
+                        first: first as u32,
+                        columns: (16 / heads).min(ATTENDING - first) as u32,
+                        first_head: first_head as u32,
+                        heads: heads.min(shared_by - first_head) as u32,
+                        span_start: part as u32,
+                        span_end: if at_once { part + 1 } else { spans } as u32,
+                        part: part as u32,
+                        unused: 0,
+                    };
+                    plan.put_item(true, items, item);
+                    items += 1;
+                }
+            }
+        }
+        items
+    }
+
+    /// The same by the kernels; spans all at once, or one after the other in one block.
+    fn run(&self, kernels: &GpuKernels, qkv: &[f32], at_once: bool) -> Vec<f32> {
+        let gpu = kernels.gpu();
+        let padded = GpuCache::padded(self.head_dim).unwrap();
+        let blocks = POSITIONS.div_ceil(32);
+        let plane = GpuCache::plane_bytes(self.head_dim, self.kv);
+        let [keys, values] = [(); 2].map(|()| {
+            let bytes = gpu.buffer::<u8>(blocks * self.kv_heads * plane).unwrap();
+            bytes.fill(0).unwrap();
+            bytes
+        });
+        let cache = GpuCache {
+            keys: keys.all(),
+            values: values.all(),
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            format: self.kv,
+        };
+        let size = PlanSize {
+            columns: POSITIONS,
+            asked: ATTENDING,
+            items: 64,
+            tables: blocks + 5,
+        };
+        let mut plan = GpuPlan::new(gpu, size).unwrap();
+        // Blocks stand backwards, behind five entries of somebody else.
+        let table: Vec<u32> = [9; 5].into_iter().chain((0..blocks as u32).rev()).collect();
+        let spans = POSITIONS.div_ceil(SPAN);
+        let parts = if at_once { spans } else { 1 };
+        for position in 0..POSITIONS {
+            let column = Column {
+                position: position as u32,
+                block: table[5 + position / 32],
+                offset: (position % 32) as u32,
+                table: 5,
+                from: position as u32,
+                ..Column::default()
+            };
+            plan.put_column(position, column);
+            if let Some(index) = position.checked_sub(POSITIONS - ATTENDING) {
+                let asked = Column {
+                    part_start: (index * parts) as u32,
+                    part_count: parts as u32,
+                    ..column
+                };
+                plan.put_asked(index, asked);
+            }
+        }
+        let items = self.put_items(&mut plan, at_once);
+        plan.finish([0, items], &table);
+        plan.send(gpu).unwrap();
+        let qkv = upload(gpu, qkv);
+        let q = gpu.buffer(POSITIONS * self.heads * padded).unwrap();
+        let part_floats = self.heads * (padded + 2);
+        let results = upload(gpu, &vec![f32::NAN; ATTENDING * parts * part_floats]);
+        let rounded = GpuInputs::new(gpu, ATTENDING, self.q_width(), true).unwrap();
+        let all = Heads {
+            qkv: qkv.all(),
+            bias: None,
+            norms: None,
+            rotations: None,
+            columns: plan.columns(POSITIONS),
+            q: q.all(),
+            heads: self.heads,
+            eps: 1e-6,
+            scale: (self.head_dim as f32).sqrt().recip(),
+        };
+        kernels.heads(&all, &cache).unwrap();
+        // More places than there are items: what a graph would have.
+        let (items, items_count) = plan.items(true, items + 3);
+        let attend = Attend {
+            items,
+            items_count,
+            columns: plan.asked(ATTENDING),
+            tables: plan.tables(),
+            q: q.all(),
+            parts: results.all(),
+            heads: self.heads,
+            window: self.window,
+        };
+        kernels.attend(&attend, &cache).unwrap();
+        let shape = (self.heads, self.head_dim);
+        let asked = plan.asked(ATTENDING);
+        let joined = kernels
+            .join(asked, results.all(), shape, Precision::Sixteen, &rounded)
+            .unwrap();
+        joined.floats().unwrap()
+    }
+}
+
+#[test]
+fn attention_is_its_formula_over_many_spans() {
+    let Some(kernels) = kernels() else { return };
+    let shape = |heads, kv_heads, head_dim, window, kv| Shape {
+        heads,
+        kv_heads,
+        head_dim,
+        window,
+        kv,
+    };
+    for shape in [
+        shape(4, 2, 64, None, KvFormat::F16),
+        shape(6, 1, 128, None, KvFormat::F16),
+        shape(2, 2, 80, Some(300), KvFormat::F16),
+        shape(20, 1, 32, None, KvFormat::F16),
+        shape(2, 1, 256, Some(40), KvFormat::F16),
+        shape(4, 2, 64, None, KvFormat::Q8_0),
+        shape(3, 3, 96, Some(257), KvFormat::Q8_0),
+        shape(2, 1, 128, None, KvFormat::Q8_0),
+    ] {
+        let qkv = Noise(11).many(POSITIONS * shape.width());
+        let at_once = shape.run(&kernels, &qkv, true);
+        let in_turn = shape.run(&kernels, &qkv, false);
+        assert_eq!(at_once, in_turn, "{shape:?}: spans at once and in turn");
+        let reference: Vec<f64> = (POSITIONS - ATTENDING..POSITIONS)
+            .flat_map(|position| shape.reference(&qkv, position))
+            .collect();
+        let error = nmse(&at_once, &reference);
+        let bound = match shape.kv {
+            KvFormat::F16 => 1e-6,
+            _ => 2e-4,
+        };
+        assert!(error < bound, "{shape:?}: NMSE {error:e}");
     }
 }
