@@ -29,7 +29,7 @@ use outstation_tests::{nmse, repository, shared};
 use outstation_wire::gguf::Gguf;
 
 /// Set where there must be a GPU, emulated or real.
-const REQUIRED: &str = "OUTSTATION_TEST_GPU";
+const REQUIRED: &str = "TEST_GPU";
 
 /// Whether there is a device. That there is none is said aloud.
 fn device() -> bool {

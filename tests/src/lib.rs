@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 /// The repository's root.
 pub fn repository() -> PathBuf {
     // A test that was carried to another machine is told where it is.
-    match std::env::var_os("OUTSTATION_REPOSITORY") {
+    match std::env::var_os("TEST_REPOSITORY") {
         Some(path) => path.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
     }
