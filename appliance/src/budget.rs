@@ -170,7 +170,7 @@ impl GpuBytes {
     #[cfg(feature = "cuda")]
     fn of(model: &Model, size: EngineSize, table_entries: usize) -> Self {
         use crate::engine::cuda::CudaEngine;
-        let [weights, _, space] = CudaEngine::device_bytes(model, size, table_entries);
+        let [weights, space] = CudaEngine::device_bytes(model, size, table_entries);
         Self {
             weights,
             space,

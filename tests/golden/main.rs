@@ -12,45 +12,20 @@
 mod adapters;
 mod quantizer;
 
-use outstation::engine::cpu::{self, CpuEngine, EngineSize};
 use outstation::kv::{KvPool, blocks_for};
-use outstation::model::Model;
 use outstation::scheduler::logits_rows_max;
 use outstation_kernels::Isa;
 use outstation_kernels::KvFormat;
-use outstation_kernels::team::Team;
-use outstation_tests::golden::{Golden, KV_BLOCKS};
+use outstation_tests::golden::Golden;
 use outstation_tests::{nmse, repository, shared};
-use outstation_wire::gguf::Gguf;
-
-fn engine(
-    golden: &Golden,
-    (isa, kv): (Isa, KvFormat),
-    threads: usize,
-    (columns_max, logits_rows_max): (usize, usize),
-) -> CpuEngine {
-    let bytes = golden.file();
-    let model = Model::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
-    let size = EngineSize {
-        columns_max,
-        logits_rows_max,
-        kv_blocks: KV_BLOCKS,
-        kv,
-    };
-    let mut team = Team::new(threads);
-    let mut weights = vec![0; model.packed_bytes];
-    cpu::pack(&model, &bytes, &mut team, &mut weights, |_| ());
-    let cache = vec![0_u8; CpuEngine::cache_bytes(&model, size)];
-    CpuEngine::new(model, Box::new(weights), Box::new(cache), isa, team, size)
-}
 
 /// Logits of every prompt token, run in chunks.
 fn logits(golden: &Golden, on: (Isa, KvFormat), threads: usize, chunk: usize) -> Vec<f32> {
-    golden.logits(&mut engine(golden, on, threads, (chunk, chunk)), chunk)
+    golden.logits(&mut golden.cpu_engine(on, threads, (chunk, chunk)), chunk)
 }
 
 fn greedy(golden: &Golden, on: (Isa, KvFormat), tokens_max: u32) -> Vec<u32> {
-    let engine = engine(golden, on, 2, (64, logits_rows_max(1)));
+    let engine = golden.cpu_engine(on, 2, (64, logits_rows_max(1)));
     golden.greedy(engine, tokens_max)
 }
 
@@ -149,7 +124,7 @@ fn a_known_beginning_changes_no_bit() {
         for (isa, kv) in fast() {
             let prompt = &golden.prompt_tokens;
             let positions = u32::try_from(prompt.len()).unwrap();
-            let mut engine = engine(&golden, (isa, kv), 2, (64, 64));
+            let mut engine = golden.cpu_engine((isa, kv), 2, (64, 64));
             let mut pool = KvPool::new(2 * blocks_for(positions), 2, positions);
             assert_eq!(pool.reserve(0, positions, prompt, 0), Some(0));
             let whole = golden.run(&mut engine, &pool, (0, 0), 64);

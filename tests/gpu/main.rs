@@ -15,7 +15,7 @@ mod kernels;
 use std::io::Write as _;
 
 use outstation::engine::Engine;
-use outstation::engine::cpu::{self, CpuEngine, EngineSize};
+use outstation::engine::cpu::EngineSize;
 use outstation::engine::cuda::CudaEngine;
 use outstation::kv::{KvPool, blocks_for};
 use outstation::model::Model;
@@ -77,16 +77,8 @@ fn logits(golden: &Golden, kv: KvFormat, chunk: usize) -> Vec<f32> {
 
 /// What exact arithmetic makes of the prompt, on keys and values in f16.
 fn exact(golden: &Golden) -> Vec<f32> {
-    let bytes = golden.file();
-    let model = Model::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
-    let size = size(128, 128, KvFormat::F16);
-    let mut team = Team::new(2);
-    let mut weights = vec![0; model.packed_bytes];
-    cpu::pack(&model, &bytes, &mut team, &mut weights, |_| ());
-    let cache = vec![0_u8; CpuEngine::cache_bytes(&model, size)];
-    let isa = Isa::Portable;
-    let mut engine = CpuEngine::new(model, Box::new(weights), Box::new(cache), isa, team, size);
-    golden.logits(&mut engine, 128)
+    let on = (Isa::Portable, KvFormat::F16);
+    golden.logits(&mut golden.cpu_engine(on, 2, (128, 128)), 128)
 }
 
 /// What keys and values in q8_0 may cost: their rounding, from exact arithmetic on f16.

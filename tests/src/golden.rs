@@ -10,12 +10,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use outstation::engine::cpu::{self, CpuEngine, EngineSize};
 use outstation::engine::{Engine, PlanColumn, StepPlan};
 use outstation::kv::{KvPool, blocks_for};
+use outstation::model::Model;
 use outstation::request::{RequestId, Submission};
 use outstation::scheduler::pace::Targets;
 use outstation::scheduler::{Event, SchedulerLimits};
 use outstation::station::{Station, StepOutcome};
+use outstation_kernels::{Isa, KvFormat, Team};
+use outstation_wire::gguf::Gguf;
 use serde::Deserialize;
 
 use crate::Matrix;
@@ -58,6 +62,28 @@ impl Golden {
         let theirs = Matrix::read_npy(&self.folder.join(&self.logits)).unwrap();
         assert_eq!(theirs.rows, self.prompt_tokens.len());
         theirs
+    }
+
+    /// Its engine on the processor, for steps of so many columns and rows of logits.
+    pub fn cpu_engine(
+        &self,
+        (isa, kv): (Isa, KvFormat),
+        threads: usize,
+        (columns_max, logits_rows_max): (usize, usize),
+    ) -> CpuEngine {
+        let bytes = self.file();
+        let model = Model::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
+        let size = EngineSize {
+            columns_max,
+            logits_rows_max,
+            kv_blocks: KV_BLOCKS,
+            kv,
+        };
+        let mut team = Team::new(threads);
+        let mut weights = vec![0; model.packed_bytes];
+        cpu::pack(&model, &bytes, &mut team, &mut weights, |_| ());
+        let cache = vec![0_u8; CpuEngine::cache_bytes(&model, size)];
+        CpuEngine::new(model, Box::new(weights), Box::new(cache), isa, team, size)
     }
 
     /// Logits of every prompt token, run in chunks.

@@ -440,16 +440,16 @@ fn limits_of(engine: &mut AnyEngine, args: &BenchArgs) -> Result<(String, f64, f
         }
         #[cfg(feature = "cuda")]
         AnyEngine::Cuda(engine) => {
-            let failed = |error: outstation_cuda::GpuError| {
-                Failure::new(super::exit::UNAVAILABLE, error.to_string())
-            };
             if args.depth > 0 {
-                engine.fill_kv().map_err(failed)?;
+                engine.fill_kv().map_err(load::gpu_failure)?;
             }
             let gpu = engine.kernels().gpu();
             let mut best: f64 = 0.0;
             for _ in 0..5 {
-                best = best.max(gpu.copy_bandwidth(GPU_BANDWIDTH_BYTES).map_err(failed)?);
+                best = best.max(
+                    gpu.copy_bandwidth(GPU_BANDWIDTH_BYTES)
+                        .map_err(load::gpu_failure)?,
+                );
             }
             Ok((gpu.facts().name.clone(), best, 0.0))
         }

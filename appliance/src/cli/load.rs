@@ -366,11 +366,11 @@ impl On {
 
 /// What failed on a GPU.
 #[cfg(feature = "cuda")]
-fn gpu_failure(error: outstation_cuda::GpuError) -> Failure {
+pub(super) fn gpu_failure(error: outstation_cuda::GpuError) -> Failure {
     Failure::new(exit::UNAVAILABLE, error.to_string())
 }
 
-/// Adapters are the processor's for now.
+/// Adapters are computed by processors alone.
 pub(super) fn no_adapters_on_gpu() -> Failure {
     Failure::new(
         exit::CONFIG,

@@ -105,20 +105,18 @@ struct Sizes {
     part: usize,
     floats: bool,
     plan: PlanSize,
-    cache: usize,
 }
 
 impl Sizes {
     fn of(model: &Model, size: EngineSize, tables: usize) -> Sizes {
         let dims = &model.dims;
-        let padded = GpuCache::padded(dims.head_dim).expect("checked by `fits`");
+        let padded = GpuCache::padded(dims.head_dim).expect("checked by `unfit`");
         let blocks_max = dims.context_positions.div_ceil(KV_BLOCK_POSITIONS) as usize;
         let spans = (blocks_max * KV_BLOCK_POSITIONS as usize).div_ceil(SPAN);
         // Room for the spans of some long sequences that decode; a step that has more attends them one after the other.
         let parts = size.columns_max + size.logits_rows_max * spans.min(PARTS_MAX);
         let shared_by = dims.heads / dims.kv_heads;
         let items = parts * shared_by.div_ceil(ITEM_ROWS);
-        let plane = GpuCache::plane_bytes(dims.head_dim, size.kv);
         Sizes {
             columns: size.columns_max,
             asked: size.logits_rows_max,
@@ -134,7 +132,6 @@ impl Sizes {
                 items,
                 tables,
             },
-            cache: model.layers.len() * 2 * size.kv_blocks as usize * dims.kv_heads * plane,
         }
     }
 }
@@ -164,8 +161,8 @@ impl CudaEngine {
         logits as u64 + GpuPlan::bytes(sizes.plan)
     }
 
-    /// Bytes of the device's memory, by what takes them: weights, the KV cache, the rest.
-    pub fn device_bytes(model: &Model, size: EngineSize, table_entries: usize) -> [u64; 3] {
+    /// Bytes of the device's memory but for KV blocks: weights, and the rest.
+    pub fn device_bytes(model: &Model, size: EngineSize, table_entries: usize) -> [u64; 2] {
         let sizes = Sizes::of(model, size, table_entries);
         let dims = &model.dims;
         let weights: usize = model.weights().map(|w| aligned(bytes(w))).sum();
@@ -180,7 +177,7 @@ impl CudaEngine {
             + usize::try_from(GpuPlan::bytes(sizes.plan)).expect("fits memory")
             + usize::try_from(GpuInputs::bytes(sizes.columns, sizes.input, sizes.floats))
                 .expect("fits memory");
-        [weights as u64, sizes.cache as u64, space as u64]
+        [weights as u64, space as u64]
     }
 
     /// Takes all memory and sends the weights, which the team packs. `done` hears of each of them.
@@ -238,7 +235,8 @@ impl CudaEngine {
             rotations,
             logits: floats(sizes.asked * vocabulary)?,
         };
-        let cache = gpu.buffer(sizes.cache)?;
+        let cache = u64::from(size.kv_blocks) * Self::block_bytes(&model, size.kv);
+        let cache = gpu.buffer(cache as usize)?;
         // What lies past the end of a sequence is multiplied by weights of zero, so it must be numbers.
         cache.fill(0)?;
         let mut engine = Self {

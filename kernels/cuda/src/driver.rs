@@ -126,8 +126,7 @@ pub struct Gpu {
 }
 
 struct Inner {
-    device: sys::CUdevice,
-    context: sys::CUcontext,
+    context: Context,
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
     facts: GpuFacts,
@@ -183,12 +182,10 @@ impl Gpu {
         let (mut driver, mut memory) = (0, 0);
         call!(cuDriverGetVersion(&raw mut driver))?;
         call!(cuDeviceTotalMem_v2(&raw mut memory, device))?;
-        let (mut context, mut free, mut total) = (null_mut(), 0, 0);
-        call!(cuDevicePrimaryCtxRetain(&raw mut context, device))?;
-        let asked = call!(cuCtxSetCurrent(context))
-            .and_then(|()| call!(cuMemGetInfo_v2(&raw mut free, &raw mut total)));
-        call!(cuDevicePrimaryCtxRelease_v2(device))?;
-        asked?;
+        let (mut free, mut total) = (0, 0);
+        let context = Context::retain(device)?;
+        call!(cuCtxSetCurrent(context.handle))?;
+        call!(cuMemGetInfo_v2(&raw mut free, &raw mut total))?;
         Ok(GpuFacts {
             name,
             capability: (
@@ -205,6 +202,9 @@ impl Gpu {
 
     /// Takes device `index`: its primary context, a stream, and `images` of kernels.
     pub(super) fn open(index: u32, images: &[&[u8]]) -> Result<Gpu, GpuError> {
+        let device = device(index)?;
+        // Before its facts are asked for, which would make it and let it go again.
+        let context = Context::retain(device)?;
         let facts = Gpu::facts_of(index)?;
         if facts.capability < (8, 0) {
             return Err(GpuError::TooOld {
@@ -212,11 +212,7 @@ impl Gpu {
                 capability: facts.capability,
             });
         }
-        let device = device(index)?;
-        let mut context = null_mut();
-        call!(cuDevicePrimaryCtxRetain(&raw mut context, device))?;
         let mut inner = Inner {
-            device,
             context,
             stream: null_mut(),
             modules: Vec::new(),
@@ -472,7 +468,7 @@ fn device(index: u32) -> Result<sys::CUdevice, GpuError> {
 
 impl Inner {
     fn bind(&self) -> Result<(), GpuError> {
-        call!(cuCtxSetCurrent(self.context))
+        call!(cuCtxSetCurrent(self.context.handle))
     }
 }
 
@@ -486,6 +482,25 @@ impl Drop for Inner {
         if !self.stream.is_null() {
             let _ = call!(cuStreamDestroy_v2(self.stream));
         }
+    }
+}
+
+/// The context of a device that all of a process share, made by who retains it first.
+struct Context {
+    device: sys::CUdevice,
+    handle: sys::CUcontext,
+}
+
+impl Context {
+    fn retain(device: sys::CUdevice) -> Result<Context, GpuError> {
+        let mut handle = null_mut();
+        call!(cuDevicePrimaryCtxRetain(&raw mut handle, device))?;
+        Ok(Context { device, handle })
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
         let _ = call!(cuDevicePrimaryCtxRelease_v2(self.device));
     }
 }
