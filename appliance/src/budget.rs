@@ -7,7 +7,7 @@ use outstation_kernels::{Isa, KvFormat};
 use serde::Serialize;
 
 use crate::adapter::{Base, PackedAdapter};
-use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, ServingConfig};
+use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, MemoryConfig, ServingConfig};
 use crate::energy::Shares;
 use crate::engine::cpu::{CpuEngine, EngineSize};
 use crate::grammar::Grammars;
@@ -57,9 +57,9 @@ pub struct Budget {
     pub shared_bytes: u64,
     /// What it was made to fit.
     pub limit_bytes: u64,
-    /// The sum of a GPU's own memory and what it was made to fit, where one computes.
+    /// A GPU's own memory, where one computes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu_bytes: Option<[u64; 2]>,
+    pub gpu: Option<GpuBudget>,
     /// Blocks of the KV pool.
     pub kv_blocks: u32,
     /// Positions of one sequence.
@@ -73,6 +73,18 @@ pub struct Budget {
     /// How keys and values are stored.
     #[serde(skip)]
     pub kv: KvFormat,
+}
+
+/// What is taken of a GPU's own memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct GpuBudget {
+    /// The sum.
+    pub total_bytes: u64,
+    /// What each model that is loaded takes of it.
+    #[serde(skip)]
+    pub model_bytes: u64,
+    /// What it was made to fit.
+    pub limit_bytes: u64,
 }
 
 /// What does not fit, and what to turn.
@@ -366,13 +378,17 @@ impl Budget {
         let full_bytes = shared_bytes + u64::from(residents) * here.with(most);
         let pool = pool_lines(model, kv, kv_blocks, (pool_part, block_bytes));
         lines.splice(1..1, pool);
-        let model_bytes = sum(&lines, Part::Model);
+        let (model_bytes, gpu_model_bytes) = (sum(&lines, Part::Model), sum(&lines, Part::Gpu));
         if residents > 1 {
             lines.extend(beside_lines(&lines));
         }
         Ok(Self {
             total_bytes: sum(&lines, Part::Model) + sum(&lines, Part::Box),
-            gpu_bytes: gpu_limit.map(|limit| [sum(&lines, Part::Gpu), limit.0]),
+            gpu: gpu_limit.map(|limit| GpuBudget {
+                total_bytes: sum(&lines, Part::Gpu),
+                model_bytes: gpu_model_bytes,
+                limit_bytes: limit.0,
+            }),
             model_bytes,
             shared_bytes,
             lines,
@@ -384,6 +400,14 @@ impl Budget {
             sequences_max: serving.sequences_max,
             kv,
         })
+    }
+
+    /// What was found at start is what there is, whatever is free when a release comes in.
+    pub fn fix_limits(&self, memory: &mut MemoryConfig) {
+        memory.limit = Some(ByteSize(self.limit_bytes));
+        if let Some(gpu) = &self.gpu {
+            memory.gpu_limit = Some(ByteSize(gpu.limit_bytes));
+        }
     }
 
     /// What the engine takes.
@@ -706,13 +730,13 @@ impl std::fmt::Display for Budget {
             ByteSize(self.total_bytes).to_string(),
             ByteSize(self.limit_bytes)
         )?;
-        if let Some([bytes, limit]) = self.gpu_bytes {
+        if let Some(gpu) = &self.gpu {
             writeln!(
                 f,
                 "{:<22} {:>12}  limit {}",
                 "GPU: total",
-                ByteSize(bytes).to_string(),
-                ByteSize(limit)
+                ByteSize(gpu.total_bytes).to_string(),
+                ByteSize(gpu.limit_bytes)
             )?;
         }
         writeln!(

@@ -97,6 +97,9 @@ struct ServeArgs {
     /// Ceiling of all memory, like 6GiB [memory.limit].
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Ceiling of what is taken of a GPU's own memory [memory.gpu_limit].
+    #[arg(long, value_name = "SIZE")]
+    gpu_memory: Option<ByteSize>,
     /// Tokens of one sequence, prompt and answer [serving.context_tokens_max].
     #[arg(long, value_name = "N")]
     context: Option<u32>,

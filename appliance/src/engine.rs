@@ -7,8 +7,11 @@
 
 use std::sync::Arc;
 
+use outstation_kernels::ops::Certainty;
+
 use crate::adapter::PackedAdapter;
 use crate::kv::BlockTables;
+use crate::sampler::Drawing;
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -125,6 +128,24 @@ pub trait Engine {
 
     /// Logits of the `row`-th column that asked for them in the last step. The sampler changes them in place.
     fn logits(&mut self, row: usize) -> &mut [f32];
+
+    /// Before a step: how the token of its `row`-th column that asks is drawn. An engine that can draws it by itself;
+    /// `unit`, in 2⁻⁵³, says where in the mass it lies.
+    fn ask(&mut self, _row: usize, _drawing: &Drawing<'_>, _unit: u64) {}
+
+    /// What the engine found of a row of the last step by itself, where its logits are far away.
+    fn found(&mut self, _row: usize) -> Option<Found> {
+        None
+    }
+}
+
+/// What an engine finds of a row by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// How sure the model is.
+    pub certainty: Certainty,
+    /// The token that was asked for, and its logit.
+    pub drawn: Option<(u32, f32)>,
 }
 
 /// The engine of whatever device was chosen.
@@ -176,6 +197,22 @@ impl Engine for AnyEngine {
             AnyEngine::Cpu(engine) => engine.logits(row),
             #[cfg(feature = "cuda")]
             AnyEngine::Cuda(engine) => engine.logits(row),
+        }
+    }
+
+    fn ask(&mut self, row: usize, drawing: &Drawing<'_>, unit: u64) {
+        match self {
+            AnyEngine::Cpu(engine) => engine.ask(row, drawing, unit),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(engine) => engine.ask(row, drawing, unit),
+        }
+    }
+
+    fn found(&mut self, row: usize) -> Option<Found> {
+        match self {
+            AnyEngine::Cpu(engine) => engine.found(row),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(engine) => engine.found(row),
         }
     }
 }

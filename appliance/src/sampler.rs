@@ -52,14 +52,25 @@ pub struct Drawing<'a> {
 impl Drawing<'_> {
     /// Whether the likeliest token of the logits as they are is drawn.
     pub fn is_plainly_greedy(&self) -> bool {
+        self.sampling.temperature == 0.0 && self.leaves_logits() && self.allowed.is_none()
+    }
+
+    /// Whether no logit is changed before the draw, unless to forbid what is not `allowed`.
+    pub fn leaves_logits(&self) -> bool {
         let sampling = self.sampling;
-        sampling.temperature == 0.0
-            && sampling.logit_bias.is_empty()
+        sampling.logit_bias.is_empty()
             && sampling.repetition_penalty == 1.0
             && sampling.presence_penalty == 0.0
             && sampling.frequency_penalty == 0.0
             && self.forbidden.is_empty()
-            && self.allowed.is_none()
+    }
+
+    /// The random number that a draw takes, in 2⁻⁵³; greedy ones take none.
+    pub fn unit(&self, rng: &mut Generator) -> u64 {
+        if self.sampling.temperature == 0.0 {
+            return 0;
+        }
+        rng.bits()
     }
 
     /// A token's logit before bias and penalties, from what `draw` left.
@@ -393,9 +404,14 @@ impl Generator {
         ))
     }
 
+    /// Uniform below 2⁵³.
+    fn bits(&mut self) -> u64 {
+        self.0.next_u64() >> 11
+    }
+
     /// Uniform in `[0, 1)`.
     fn unit(&mut self) -> f64 {
-        (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+        self.bits() as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -39,7 +39,7 @@ use crate::flag::Drawn;
 use crate::kv::{BlockTables, KvPool, blocks_for};
 use crate::logprobs::Logprobs;
 use crate::request::{RequestId, Submission, Timings, Usage};
-use crate::sampler::Generator;
+use crate::sampler::{Drawing, Generator};
 
 /// What the scheduler was given at start.
 #[derive(Debug, Clone)]
@@ -229,6 +229,19 @@ pub struct Sampled<'a> {
     pub generator: Generator,
     /// Ends of sequence that may not be drawn yet.
     pub forbidden: &'a [u32],
+}
+
+impl Sampled<'_> {
+    /// What the sampler knows of it.
+    pub fn drawing(&self) -> Drawing<'_> {
+        Drawing {
+            sampling: &self.submission.sampling,
+            history: &self.submission.tokens,
+            prompt_tokens: self.submission.prompt_tokens as usize,
+            forbidden: self.forbidden,
+            allowed: self.submission.grammar.as_ref().map(|g| g.allowed()),
+        }
+    }
 }
 
 /// The queue, the running sequences and their KV blocks. All memory is taken in `new`.

@@ -13,7 +13,7 @@ use crate::engine::{Engine, StepPlan};
 use crate::flag::Drawn;
 use crate::logprobs::Logprobs;
 use crate::request::{RequestId, Submission, Tenant};
-use crate::sampler::{Drawing, SamplerSpace};
+use crate::sampler::SamplerSpace;
 use crate::scheduler::{Event, Occupancy, Outcome, Picked, Scheduler, SchedulerLimits, Totals};
 
 /// What steps did since start.
@@ -158,6 +158,13 @@ impl<E: Engine> Station<E> {
         if self.plan.columns().is_empty() {
             return StepOutcome::Idle;
         }
+        for row in 0..self.plan.logits_rows() {
+            if let Some(sampled) = self.scheduler.sampled(row) {
+                let drawing = sampled.drawing();
+                let unit = drawing.unit(&mut sampled.generator.clone());
+                self.engine.ask(row, &drawing, unit);
+            }
+        }
         self.engine.step(&self.plan, self.scheduler.tables());
         for row in 0..self.plan.logits_rows() {
             self.draw(row, clock);
@@ -184,42 +191,47 @@ impl<E: Engine> Station<E> {
         let Some(sampled) = self.scheduler.sampled(row) else {
             return;
         };
-        let drawing = Drawing {
-            sampling: &sampled.submission.sampling,
-            history: &sampled.submission.tokens,
-            prompt_tokens: sampled.submission.prompt_tokens as usize,
-            forbidden: sampled.forbidden,
-            allowed: sampled.submission.grammar.as_ref().map(|g| g.allowed()),
-        };
-        let mut generator = sampled.generator;
-        let logits = self.engine.logits(row);
+        let drawing = sampled.drawing();
+        let mut generator = sampled.generator.clone();
         let top = sampled.submission.logprobs;
-        let picked = if self.measures == Measures::Certainty || top.is_some() {
-            let certainty = certainty(self.isa, logits);
-            let likeliest = top.map(|top| Logprobs::new(logits, &certainty, top));
-            let token = if drawing.is_plainly_greedy() {
-                certainty.top
-            } else {
-                self.space.draw(logits, &drawing, &mut generator)
-            };
-            let logit = drawing.logit_before(logits[token as usize], token);
-            let logprob = certainty.logprob(logit);
-            let drawn = Drawn {
-                token,
-                logprob,
-                entropy: certainty.entropy,
-                margin: certainty.margin(),
-            };
-            Picked {
-                token,
-                drawn: (self.measures == Measures::Certainty).then_some(drawn),
-                logprobs: likeliest.map(|likeliest| Logprobs {
-                    drawn: logprob,
-                    ..likeliest
-                }),
+        let found = self.engine.found(row);
+        let measured = self.measures == Measures::Certainty;
+        let certainty = match found {
+            Some(found) => Some(found.certainty),
+            None if measured || top.is_some() => Some(certainty(self.isa, self.engine.logits(row))),
+            None => None,
+        };
+        let likeliest = top.zip(certainty).map(|(top, certainty)| match top {
+            0 => Logprobs::new(&[], &certainty, 0),
+            _ => Logprobs::new(self.engine.logits(row), &certainty, top),
+        });
+        let (token, logit) = match (found.and_then(|found| found.drawn), certainty) {
+            (Some(drawn), _) => {
+                drawing.unit(&mut generator); // the engine had it
+                drawn
             }
-        } else {
-            self.space.draw(logits, &drawing, &mut generator).into()
+            (None, Some(certainty)) if drawing.is_plainly_greedy() => {
+                (certainty.top, certainty.max)
+            }
+            _ => {
+                let logits = self.engine.logits(row);
+                let token = self.space.draw(logits, &drawing, &mut generator);
+                (token, drawing.logit_before(logits[token as usize], token))
+            }
+        };
+        let drawn = certainty.map(|certainty| Drawn {
+            token,
+            logprob: certainty.logprob(logit),
+            entropy: certainty.entropy,
+            margin: certainty.margin(),
+        });
+        let picked = Picked {
+            token,
+            drawn: drawn.filter(|_| measured),
+            logprobs: likeliest.map(|likeliest| Logprobs {
+                drawn: drawn.map_or(0.0, |drawn| drawn.logprob),
+                ..likeliest
+            }),
         };
         self.totals.generated_tokens += 1;
         self.scheduler.handle_token(clock(), row, picked, generator);

@@ -25,6 +25,9 @@ DEVICE void sync_block() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 DEVICE uint32_t shuffle_xor(uint32_t x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+DEVICE void add_shared(uint32_t *at, uint32_t x) { atomicAdd(at, x); }
+DEVICE void add_shared(uint64_t *at, uint64_t x) { atomicAdd((unsigned long long *)at, (unsigned long long)x); }
+DEVICE uint64_t multiply_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 // The same number, which all lanes have: now the compiler knows, and keeps what follows from it once for the warp.
 DEVICE int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 DEVICE float bits_to_float(uint32_t x) { return __uint_as_float(x); }
@@ -126,6 +129,10 @@ DEVICE int lane() { return thread_index() & 31; }
 DEVICE int warp() { return thread_index() >> 5; }
 DEVICE int group() { return lane() >> 2; }
 DEVICE int quad() { return lane() & 3; }
+
+DEVICE uint64_t shuffle_xor(uint64_t x, int mask) {
+    return shuffle_xor((uint32_t)x, mask) | (uint64_t)shuffle_xor((uint32_t)(x >> 32), mask) << 32;
+}
 
 // Over a warp, in an order of its own that never changes.
 DEVICE float warp_sum(float x) {

@@ -13,7 +13,7 @@ const CODE: [&str; 3] = ["87", "90", "110"];
 /// And what the driver compiles by itself for any other from Ampere on.
 const FALLBACK: &str = "80";
 
-const FAMILIES: [&str; 3] = ["attention", "matmul", "rows"];
+const FAMILIES: [&str; 4] = ["attention", "draw", "matmul", "rows"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -16,10 +16,10 @@ fn kernels() -> Option<GpuKernels> {
 }
 
 /// Seeded numbers of a normal-like distribution.
-struct Noise(u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    fn next(&mut self) -> f32 {
+    pub(crate) fn next(&mut self) -> f32 {
         let mut sum = 0.0;
         for _ in 0..4 {
             self.0 = self
@@ -31,12 +31,12 @@ impl Noise {
         sum * 2.0
     }
 
-    fn many(&mut self, len: usize) -> Vec<f32> {
+    pub(crate) fn many(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.next()).collect()
     }
 }
 
-fn upload<T: Copy>(gpu: &Gpu, values: &[T]) -> Buffer<T> {
+pub(crate) fn upload<T: Copy>(gpu: &Gpu, values: &[T]) -> Buffer<T> {
     let buffer = gpu.buffer(values.len()).unwrap();
     buffer.write(0, values).unwrap();
     buffer

@@ -10,6 +10,7 @@
     reason = "tests print tables, and fail by panicking"
 )]
 
+mod draws;
 mod kernels;
 
 use std::io::Write as _;

@@ -20,7 +20,7 @@ use super::models::{Follows, Serving};
 use super::settings;
 use super::station::{self, Wants};
 use crate::budget::{self, Budget};
-use crate::config::{ByteSize, Config};
+use crate::config::Config;
 use crate::engine::AnyEngine;
 use crate::io::energy::{Energy, Sensor, WorkIn};
 use crate::io::engine_thread::{self, EngineHandle, RingSizes, WantsWork};
@@ -68,8 +68,7 @@ async fn serve_with(
     let follows = Follows::open(&mut config)?;
     let loaded = load::model(&config.model)?;
     let budget = load::budget(&config, &loaded)?;
-    // What was found at start is what there is, whatever is free when a release comes in.
-    configured.memory.limit = Some(ByteSize(budget.limit_bytes));
+    budget.fix_limits(&mut configured.memory);
     let demo = config.model.file.is_none();
     let serving = &config.serving;
     let under_way =

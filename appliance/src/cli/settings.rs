@@ -49,6 +49,7 @@ fn apply_flags(config: &mut Config, args: &ServeArgs) {
     config.listen.quic = args.listen.unwrap_or(config.listen.quic);
     config.listen.http = args.http.unwrap_or(config.listen.http);
     config.memory.limit = args.memory.or(config.memory.limit);
+    config.memory.gpu_limit = args.gpu_memory.or(config.memory.gpu_limit);
     if let Some(device) = &args.device {
         config.engine.device = Some(device.clone());
     }

@@ -111,6 +111,7 @@ pub(super) fn station(
         grammars,
         limits: request_limits,
         planned_bytes: budget.model_bytes,
+        planned_gpu_bytes: budget.gpu.map_or(0, |gpu| gpu.model_bytes),
         shared_bytes: budget.shared_bytes,
     };
     Ok((station, text))

@@ -16,9 +16,9 @@ use super::exit::{self, Failure};
 use super::load::{self, Loaded, On};
 use super::settings;
 use crate::adapter::PackedAdapter;
-use crate::config::{ByteSize, ModelConfig};
-use crate::engine::cpu::{CpuEngine, EngineSize};
-use crate::engine::{Engine as _, PlanColumn, StepPlan};
+use crate::config::{MemoryConfig, ModelConfig};
+use crate::engine::cpu::EngineSize;
+use crate::engine::{AnyEngine, Engine as _, PlanColumn, StepPlan};
 use crate::io::ota::adding;
 use crate::io::ota::host::{Tested, Way};
 use crate::kv::{KvPool, blocks_for};
@@ -108,7 +108,8 @@ pub(super) fn golden(args: &GoldenArgs) -> Result<(), Failure> {
     let positions = u32::try_from(longest)
         .unwrap_or(u32::MAX)
         .saturating_add(args.tokens);
-    let mut scorer = Scorer::new(loaded, args.adapter.as_deref(), positions, args.threads)?;
+    let on = On::new(None, None, args.threads)?;
+    let mut scorer = Scorer::new(loaded, args.adapter.as_deref(), positions, on)?;
     let mut written = Vec::new();
     for prompt in prompts {
         let mut ids = prompt.clone();
@@ -166,8 +167,8 @@ fn tried(args: &TryArgs) -> Result<Tested, (Reason, String)> {
         );
         return Err((Reason::Golden, text));
     }
-    let mut scorer = Scorer::new(loaded, None, positions, config.engine.threads)
-        .map_err(because(Reason::Load))?;
+    let on = load::on(&config).map_err(because(Reason::Load))?;
+    let mut scorer = Scorer::new(loaded, None, positions, on).map_err(because(Reason::Load))?;
     let load_s = started.elapsed().as_secs_f64();
     let asked = Instant::now();
     let mut tokens = 0;
@@ -201,7 +202,7 @@ struct Score {
 
 /// A model that judges texts.
 struct Scorer {
-    engine: CpuEngine,
+    engine: AnyEngine,
     adapter: Option<Arc<PackedAdapter>>,
     positions: u32,
     vocabulary: u32,
@@ -212,9 +213,8 @@ impl Scorer {
         loaded: Loaded,
         adapter: Option<&Path>,
         positions: u32,
-        threads: Option<u16>,
+        on: On,
     ) -> Result<Self, Failure> {
-        let on = On::new(None, None, threads)?;
         let vocabulary = loaded.model.dims.vocabulary;
         if positions > loaded.model.dims.context_positions {
             let message = format!(
@@ -232,7 +232,8 @@ impl Scorer {
         let adapter = adapter.map(|path| load::adapter(path, &loaded.model));
         let adapter = adapter.transpose()?.map(Arc::new);
         let rank = adapter.as_ref().map_or(0, |adapter| adapter.rank_max());
-        let engine = load::cpu_engine(loaded.model, loaded.bytes, &on, size)?;
+        let tables = blocks_for(positions) as usize;
+        let engine = load::engine(loaded.model, loaded.bytes, &on, size, tables)?;
         Ok(Self {
             engine: engine.with_adapters(STEP_COLUMNS, rank),
             adapter,
@@ -328,7 +329,7 @@ fn logprob(logits: &[f32], token: u32) -> f64 {
 /// The flags that make `try` see what `serve` was told, with another model.
 pub(super) fn flags(
     args: &ServeArgs,
-    limit: Option<ByteSize>,
+    memory: &MemoryConfig,
     model: &Path,
     manifest: &Path,
     way: Way,
@@ -345,9 +346,16 @@ pub(super) fn flags(
     };
     flag("--config", args.config.as_ref().map(Into::into));
     flag("--model", Some(model.into()));
-    flag("--memory", limit.map(|size| size.0.to_string().into()));
+    let limits = [
+        ("--memory", memory.limit),
+        ("--gpu-memory", memory.gpu_limit),
+    ];
+    for (name, limit) in limits {
+        flag(name, limit.map(|size| size.0.to_string().into()));
+    }
     flag("--context", args.context.map(|n| n.to_string().into()));
     flag("--sequences", args.sequences.map(|n| n.to_string().into()));
+    flag("--device", args.device.as_ref().map(Into::into));
     flag("--threads", args.threads.map(|n| n.to_string().into()));
     flag("--kv", args.kv.as_ref().map(Into::into));
     flag("--manifest", Some(manifest.into()));

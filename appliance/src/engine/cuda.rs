@@ -1,7 +1,7 @@
 //! The engine on a GPU: walks the model's description with `outstation-cuda`.
 //!
-//! All memory of the device is taken before the first step. A step is sent as one plan, then a run of kernels, then the
-//! logits that were asked for come back; the host waits once. Kernels make a column's sums in an order that depends on
+//! All memory of the device is taken before the first step. A step is sent as one plan, then a run of kernels, the last of
+//! which draw tokens; the host waits once. Logits come over only where somebody asks for them. Kernels make a column's sums in an order that depends on
 //! the model alone, so its bits are the same in any batch.
 
 #![allow(
@@ -12,17 +12,19 @@
 use std::ops::Range;
 
 use outstation_cuda::{
-    Added, Attend, Buffer, Column, Embed, Gate, GpuCache, GpuError, GpuInputs, GpuKernels,
-    GpuMatrix, GpuPlan, Heads, Inbox, Loaded, Norm, PlanSize, Product, SPAN, Slice, StepGraph,
+    Added, Attend, Buffer, Column, Draw, Embed, Gate, GpuCache, GpuDraws, GpuError, GpuInputs,
+    GpuKernels, GpuMatrix, GpuPlan, Heads, Inbox, Loaded, Norm, Outcome, PlanSize, Product, SPAN,
+    Slice, StepGraph,
 };
-use outstation_kernels::ops::{Precision, RopeStyle};
+use outstation_kernels::ops::{Certainty, Precision, RopeStyle};
 use outstation_kernels::{KvFormat, Team};
 
 use super::cpu::{EngineSize, precision};
-use super::{Engine, PlanColumn, StepPlan};
+use super::{Engine, Found, PlanColumn, StepPlan};
 use crate::kv::BlockTables;
 use crate::limits::KV_BLOCK_POSITIONS;
 use crate::model::{Activation, Model, Weight};
+use crate::sampler::Drawing;
 
 mod items;
 mod placed;
@@ -54,7 +56,10 @@ pub struct CudaEngine {
     items: [usize; 2],
     asked: Vec<u32>,
     runs: Vec<Run>,
+    draws: GpuDraws,
+    /// Rows of logits that somebody asked for, and which they are since the last step.
     logits: Inbox<f32>,
+    fetched: Vec<bool>,
     /// Steps of decodes alone, recorded: started at once, they do not wait for the host between kernels.
     graphs: Vec<Recorded>,
 }
@@ -158,7 +163,8 @@ impl CudaEngine {
     pub fn host_bytes(model: &Model, size: EngineSize, table_entries: usize) -> u64 {
         let sizes = Sizes::of(model, size, table_entries);
         let logits = sizes.asked * model.dims.vocabulary as usize * size_of::<f32>();
-        logits as u64 + GpuPlan::bytes(sizes.plan)
+        let [_, draws] = GpuDraws::bytes(model.dims.vocabulary as usize, sizes.asked);
+        logits as u64 + GpuPlan::bytes(sizes.plan) + draws
     }
 
     /// Bytes of the device's memory but for KV blocks: weights, and the rest.
@@ -177,7 +183,8 @@ impl CudaEngine {
             + usize::try_from(GpuPlan::bytes(sizes.plan)).expect("fits memory")
             + usize::try_from(GpuInputs::bytes(sizes.columns, sizes.input, sizes.floats))
                 .expect("fits memory");
-        [weights as u64, space as u64]
+        let [draws, _] = GpuDraws::bytes(dims.vocabulary as usize, sizes.asked);
+        [weights as u64, space as u64 + draws]
     }
 
     /// Takes all memory and sends the weights, which the team packs. `done` hears of each of them.
@@ -242,7 +249,9 @@ impl CudaEngine {
         let mut engine = Self {
             plan: GpuPlan::new(gpu, sizes.plan)?,
             graphs: Vec::new(),
+            draws: GpuDraws::new(gpu, vocabulary, sizes.asked)?,
             logits: gpu.inbox(sizes.asked * vocabulary)?,
+            fetched: vec![false; sizes.asked],
             items: [0; 2],
             asked: Vec::with_capacity(sizes.asked),
             runs: Vec::with_capacity(sizes.columns),
@@ -400,10 +409,12 @@ impl CudaEngine {
             }
             None => self.start(work)?,
         }
-        self.kernels.gpu().finish()
+        self.kernels.gpu().finish()?;
+        self.plan.clear_draws();
+        Ok(())
     }
 
-    /// Starts all of a step: the plan goes over, kernels run, logits come back.
+    /// Starts all of a step: the plan goes over, kernels run, tokens come back.
     fn start(&self, work: Work) -> Result<(), GpuError> {
         let gpu = self.kernels.gpu();
         self.plan.send(gpu)?;
@@ -436,8 +447,8 @@ impl CudaEngine {
             self.feed_forward(index, columns, last)?;
         }
         self.head(work.asked)?;
-        let len = work.asked * self.model.dims.vocabulary as usize;
-        gpu.download(space.logits.all(), len, &self.logits)
+        let draws = self.plan.draws(work.asked);
+        self.kernels.draw(space.logits.all(), draws, &self.draws)
     }
 
     /// q, k, v = rope(qk_norm(W_qkv · norm(x))); k and v go to the cache.
@@ -644,7 +655,7 @@ impl Engine for CudaEngine {
         self.model.dims.vocabulary
     }
 
-    /// Panics when the device fails: nothing that it holds can be trusted after that, and systemd starts us again.
+    /// Panics when the device fails.
     fn step(&mut self, plan: &StepPlan, tables: BlockTables<'_>) {
         let columns = plan.columns().len();
         assert!(columns > 0, "a step has work");
@@ -653,20 +664,71 @@ impl Engine for CudaEngine {
             "rows fit"
         );
         assert!(plan.adapted().is_empty(), "refused with the configuration");
+        self.fetched.fill(false);
         self.load_plan(plan, tables);
         let work = Work {
             columns,
             asked: self.asked.len(),
             items: self.items,
         };
-        if let Err(error) = self.run(work) {
-            panic!("the GPU failed in a step: {error}");
-        }
+        or_die(self.run(work));
     }
 
+    /// Brings a row here, when it is first asked for: few are.
     fn logits(&mut self, row: usize) -> &mut [f32] {
         let vocabulary = self.model.dims.vocabulary as usize;
-        let all = self.logits.wait().expect("the step was waited for");
-        &mut all[row * vocabulary..][..vocabulary]
+        let start = row * vocabulary;
+        if !std::mem::replace(&mut self.fetched[row], true) {
+            let from = self.space.logits.all().range(start, vocabulary);
+            let begun = self.kernels.gpu().download(from, &self.logits, start);
+            or_die(begun);
+        }
+        &mut or_die(self.logits.wait())[start..][..vocabulary]
     }
+
+    fn ask(&mut self, row: usize, drawing: &Drawing<'_>, unit: u64) {
+        if !drawing.leaves_logits() {
+            return; // the host changes them
+        }
+        let sampling = drawing.sampling;
+        if let Some(allowed) = drawing.allowed {
+            self.draws.put_form(row, allowed);
+        }
+        self.plan.put_draw(
+            row,
+            Draw {
+                temperature: sampling.temperature,
+                top_p: sampling.top_p,
+                min_p: sampling.min_p,
+                top_k: sampling.top_k,
+                unit: [unit as u32, (unit >> 32) as u32],
+                formed: u32::from(drawing.allowed.is_some()),
+                how: if sampling.temperature == 0.0 {
+                    Draw::GREEDY
+                } else {
+                    Draw::RANDOM
+                },
+            },
+        );
+    }
+
+    fn found(&mut self, row: usize) -> Option<Found> {
+        let outcome = or_die(self.draws.outcome(row));
+        Some(Found {
+            certainty: Certainty {
+                top: outcome.top,
+                max: outcome.max,
+                log_sum: outcome.log_sum,
+                entropy: outcome.entropy,
+                top1: outcome.top1,
+                top2: outcome.top2,
+            },
+            drawn: (outcome.token != Outcome::NO_TOKEN).then_some((outcome.token, outcome.logit)),
+        })
+    }
+}
+
+/// Nothing that a device holds can be trusted after it failed, and systemd starts us again.
+fn or_die<T>(done: Result<T, GpuError>) -> T {
+    done.unwrap_or_else(|error| panic!("the GPU failed in a step: {error}"))
 }

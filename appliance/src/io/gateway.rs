@@ -70,6 +70,8 @@ pub struct TextModel {
     pub limits: RequestLimits,
     /// What it takes of the budget.
     pub planned_bytes: u64,
+    /// What it takes of a GPU's own memory.
+    pub planned_gpu_bytes: u64,
     /// What the box takes besides its models.
     pub shared_bytes: u64,
 }
@@ -266,6 +268,14 @@ impl Gateway {
         let beside = beside.map_or(0, |beside| beside.seat.text.planned_bytes);
         let main = &seats.main.text;
         main.shared_bytes + main.planned_bytes + beside
+    }
+
+    /// What they take of a GPU's own memory.
+    pub fn planned_gpu_bytes(&self) -> u64 {
+        let seats = self.seats();
+        let beside = seats.beside.as_ref();
+        let beside = beside.map_or(0, |beside| beside.seat.text.planned_gpu_bytes);
+        seats.main.text.planned_gpu_bytes + beside
     }
 
     /// BLAKE3 of the model's file, where there is a log.

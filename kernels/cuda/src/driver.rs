@@ -303,19 +303,19 @@ impl Gpu {
         self.pinned(len).map(Inbox)
     }
 
-    /// Begins to copy from the device.
+    /// Begins to copy from the device, to elements from `start` on.
     pub fn download<T: Copy>(
         &self,
         from: Slice<'_, T>,
-        len: usize,
         Inbox(to): &Inbox<T>,
+        start: usize,
     ) -> Result<(), GpuError> {
-        assert!(len <= from.len && len <= to.len);
+        assert!(start + from.len <= to.len);
         self.inner.bind()?;
         call!(cuMemcpyDtoHAsync_v2(
-            to.at.cast(),
+            (to.at() + (start * size_of::<T>()) as u64) as *mut c_void,
             from.at,
-            len * size_of::<T>(),
+            from.len * size_of::<T>(),
             self.inner.stream
         ))
     }
@@ -640,6 +640,13 @@ pub struct Pinned<T> {
 // SAFETY: it owns its memory, as a box does.
 unsafe impl<T: Send> Send for Pinned<T> {}
 
+impl<T> Pinned<T> {
+    /// Its address, on the device as on the host.
+    pub(super) fn at(&self) -> u64 {
+        self.at as u64
+    }
+}
+
 impl<T> std::ops::Deref for Pinned<T> {
     type Target = [T];
 
@@ -677,6 +684,11 @@ impl<T> Inbox<T> {
     /// Elements.
     pub fn len(&self) -> usize {
         self.0.len
+    }
+
+    /// Its address, on the device as on the host.
+    pub(super) fn at(&self) -> u64 {
+        self.0.at()
     }
 
     /// Whether there are none.

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //!  ops      one method for each kernel: asserts shapes, fills in the struct that it takes
+//!  draw     the next tokens, where the logits are
 //!  plan     a step, sent at once
 //!  pack     weights in the order of tensor cores' fragments
 //!  driver   devices, memory, streams, graphs
@@ -23,6 +24,7 @@
     reason = "a GPU counts in 32 bits; shapes are far below, and were asserted"
 )]
 
+mod draw;
 mod driver;
 mod inputs;
 mod ops;
@@ -31,6 +33,7 @@ mod plan;
 #[cfg(test)]
 mod resources;
 
+pub use draw::{Draw, GpuDraws, Outcome};
 pub use driver::{Buffer, Gpu, GpuError, GpuFacts, Inbox, Pinned, Slice};
 pub use inputs::{GpuInputs, Loaded};
 pub use ops::{

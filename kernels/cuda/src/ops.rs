@@ -1,5 +1,6 @@
 //! One method for each kernel: shapes are asserted here, and the struct that a kernel takes is filled in.
 
+use super::draw::DrawKernels;
 use super::driver::{Graph, Grid, Kernel, Slice};
 use super::inputs::{GpuInputs, InputsArg, Loaded, TILE_COLUMNS};
 use super::pack::{self, Kind, TILE_ROWS};
@@ -252,6 +253,7 @@ pub struct GpuKernels {
     rotations: Kernel,
     /// Of f16 and q8_0, by index of [`HEAD_GROUPS`].
     attends: [[Kernel; 5]; 2],
+    pub(super) draws: DrawKernels,
 }
 
 /// A step that was recorded.
@@ -260,7 +262,12 @@ pub struct StepGraph(Graph);
 impl GpuKernels {
     /// Takes a device.
     pub fn open(index: u32) -> Result<GpuKernels, GpuError> {
-        let images = [image!("attention"), image!("matmul"), image!("rows")];
+        let images = [
+            image!("attention"),
+            image!("draw"),
+            image!("matmul"),
+            image!("rows"),
+        ];
         let gpu = Gpu::open(index, &images)?;
         let plain = |name: &str| gpu.kernel(name, 0);
         let (mut products, mut floats, mut embeds) = (Vec::new(), Vec::new(), Vec::new());
@@ -302,6 +309,7 @@ impl GpuKernels {
             join: plain("join")?,
             rotations: plain("rotations")?,
             attends: [attend("f16")?, attend("q8_0")?],
+            draws: DrawKernels::find(&gpu)?,
             gpu,
         })
     }

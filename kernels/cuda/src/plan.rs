@@ -1,7 +1,7 @@
 //! What a step is, as `cu/step.cuh` and `cu/attention.cu` read it.
 
 use super::driver::{Buffer, Pinned, Slice};
-use super::{Gpu, GpuError};
+use super::{Draw, Gpu, GpuError};
 
 /// One token of one sequence, as the device reads it.
 #[repr(C)]
@@ -119,13 +119,17 @@ impl GpuPlan {
         Self::counts(size) + 4 + size.tables
     }
 
-    /// Columns, those that ask, items of both, how many items, tables.
+    /// Columns, those that ask, how they are drawn, items of both, how many items, tables.
     fn asked_at(size: PlanSize) -> usize {
         size.columns * WORDS
     }
 
-    fn items_at(size: PlanSize) -> usize {
+    fn draws_at(size: PlanSize) -> usize {
         Self::asked_at(size) + size.asked * WORDS
+    }
+
+    fn items_at(size: PlanSize) -> usize {
+        Self::draws_at(size) + size.asked * WORDS
     }
 
     /// Items of all columns, then of those that ask.
@@ -151,6 +155,18 @@ impl GpuPlan {
     pub fn put_asked(&mut self, index: usize, column: Column) {
         assert!(index < self.size.asked);
         self.put(Self::asked_at(self.size) + index * WORDS, column.words());
+    }
+
+    /// Says how the token of a column that asks is drawn. It stays so until [`GpuPlan::clear_draws`].
+    pub fn put_draw(&mut self, index: usize, draw: Draw) {
+        assert!(index < self.size.asked);
+        self.put(Self::draws_at(self.size) + index * WORDS, draw.words());
+    }
+
+    /// Draws none.
+    pub fn clear_draws(&mut self) {
+        let draws = Self::draws_at(self.size)..Self::items_at(self.size);
+        self.staged[draws].fill(0);
     }
 
     /// Makes a column the first one once more, where more columns run than there are. All that it writes is what the
@@ -193,6 +209,13 @@ impl GpuPlan {
     pub fn asked(&self, count: usize) -> Slice<'_, Column> {
         let all = self.device.all();
         all.range(Self::asked_at(self.size), count * WORDS)
+            .cast(WORDS)
+    }
+
+    /// How the first of those are drawn.
+    pub fn draws(&self, count: usize) -> Slice<'_, Draw> {
+        let all = self.device.all();
+        all.range(Self::draws_at(self.size), count * WORDS)
             .cast(WORDS)
     }
 

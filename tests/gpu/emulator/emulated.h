@@ -74,6 +74,11 @@ DEVICE uint32_t shuffle_xor(uint32_t x, int mask) {
 }
 DEVICE float shuffle_xor(float x, int mask) { return bits_to_float(shuffle_xor(float_to_bits(x), mask)); }
 
+// A block's threads take turns on one thread of the processor.
+DEVICE void add_shared(uint32_t *at, uint32_t x) { *at += x; }
+DEVICE void add_shared(uint64_t *at, uint64_t x) { *at += x; }
+DEVICE uint64_t multiply_high(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
+
 DEVICE float exp2_fast(float x) { return exp2f(x); }
 DEVICE uint4 load_weights(const void *at) { return *(const uint4 *)at; }
 DEVICE uint32_t load_weights_4(const void *at) { return *(const uint32_t *)at; }

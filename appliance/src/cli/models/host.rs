@@ -223,9 +223,13 @@ impl Host for ServeHost {
     async fn way(&mut self, file: &Path) -> Result<Way, Unfit> {
         self.left().await;
         let budget = Planned::new(self.config_for(file, None))?.budget;
-        let planned = self.gateway()?.planned_bytes();
-        let both = planned.saturating_add(budget.model_bytes);
-        Ok(if both <= budget.limit_bytes {
+        let gateway = self.gateway()?;
+        let both = gateway.planned_bytes().saturating_add(budget.model_bytes);
+        let fits_gpu = budget.gpu.is_none_or(|gpu| {
+            let planned = gateway.planned_gpu_bytes();
+            planned.saturating_add(gpu.model_bytes) <= gpu.limit_bytes
+        });
+        Ok(if both <= budget.limit_bytes && fits_gpu {
             Way::Beside
         } else {
             Way::Instead
@@ -237,8 +241,8 @@ impl Host for ServeHost {
             self.pause().await?;
         }
         let manifest = file.with_extension("json");
-        let limit = self.serving.config.memory.limit;
-        let flags = trial::flags(&self.serving.args, limit, file, &manifest, way);
+        let memory = &self.serving.config.memory;
+        let flags = trial::flags(&self.serving.args, memory, file, &manifest, way);
         let program = std::env::current_exe();
         let started = program.and_then(|program| {
             Command::new(program)

@@ -75,6 +75,7 @@ fn gateway_with(watchers: Watchers) -> Gateway {
             vocabulary: model.dims.vocabulary,
         },
         planned_bytes: 0,
+        planned_gpu_bytes: 0,
         shared_bytes: 0,
     };
     let mut team = Team::new(1);

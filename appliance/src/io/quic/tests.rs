@@ -114,6 +114,7 @@ fn text(name: &str) -> TextModel {
             vocabulary: VOCABULARY,
         },
         planned_bytes: 0,
+        planned_gpu_bytes: 0,
         shared_bytes: 0,
     }
 }
