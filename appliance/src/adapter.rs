@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use outstation_kernels::ops::LowRank;
 use outstation_kernels::quant::{Format, dequantize_row};
@@ -81,6 +82,11 @@ impl Projection {
             Self::Down => "ffn_down",
         }
     }
+}
+
+/// Which of the matrices that adapters add to a projection of a layer is.
+pub const fn matrix_index(layer: usize, projection: Projection) -> usize {
+    layer * Projection::SLOTS + projection.slot()
 }
 
 /// A matrix of the base.
@@ -180,6 +186,11 @@ impl Base {
         self.targets.iter().map(of).sum()
     }
 
+    /// Matrices of a model's adapters at most, as [`matrix_index`] counts them.
+    pub fn matrices_max(&self) -> usize {
+        self.layers * Projection::SLOTS
+    }
+
     fn find(&self, layer: usize, projection: Projection) -> Option<usize> {
         self.by_place.get(&(layer, projection)).copied()
     }
@@ -210,6 +221,41 @@ fn parse_index(text: &str) -> Option<usize> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let plain = digits && (text == "0" || !text.starts_with('0'));
     plain.then(|| text.parse().ok()).flatten()
+}
+
+/// How many adapters there can be at once, and how large.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AdapterPlaces {
+    /// Places; 0 is none.
+    pub count: u32,
+    /// The highest rank that fits in one.
+    pub rank_max: u32,
+}
+
+impl AdapterPlaces {
+    /// Those that some adapters need.
+    pub fn of(adapters: &[Arc<PackedAdapter>]) -> Self {
+        let rank = adapters.iter().map(|adapter| adapter.rank_max()).max();
+        let fits = |count: usize| u32::try_from(count).expect("few, of low rank");
+        Self {
+            count: fits(adapters.len()),
+            rank_max: fits(rank.unwrap_or(0)),
+        }
+    }
+
+    /// The highest rank of a step's adapters; 0 without any.
+    pub fn rank(&self) -> usize {
+        if self.count == 0 {
+            0
+        } else {
+            self.rank_max as usize
+        }
+    }
+
+    /// Bytes of a place.
+    pub fn place_bytes(&self, base: &Base) -> u64 {
+        base.bytes(self.rank()) as u64
+    }
 }
 
 /// Bytes of both factors of a matrix, to whole cache lines.
@@ -332,7 +378,7 @@ impl PackedAdapter {
         );
         Self {
             memory,
-            table: vec![None; targets.layers * Projection::SLOTS].into(),
+            table: vec![None; targets.matrices_max()].into(),
             rank_max,
             digest: [0; 32],
         }
@@ -350,7 +396,7 @@ impl PackedAdapter {
 
     /// Bytes that its table takes.
     pub fn table_bytes(targets: &Base) -> usize {
-        targets.layers * Projection::SLOTS * size_of::<Option<Placed>>()
+        targets.matrices_max() * size_of::<Option<Placed>>()
     }
 
     /// Takes an adapter that was made for `targets` in. `digest` says which it is.
@@ -383,7 +429,7 @@ impl PackedAdapter {
                     tensor: pair.name.clone(),
                 });
             }
-            let slot = target.layer * Projection::SLOTS + target.projection.slot();
+            let slot = matrix_index(target.layer, target.projection);
             self.table[slot] = Some(Placed {
                 start,
                 rank: pair.rank,
@@ -407,6 +453,33 @@ impl PackedAdapter {
         self.rank_max
     }
 
+    /// Its bytes, as the kernels read them.
+    pub fn bytes(&self) -> &[u8] {
+        let ends = self
+            .table
+            .iter()
+            .flatten()
+            .map(|p| p.start + p.ranges().1.end);
+        &(*self.memory).as_ref()[..ends.max().unwrap_or(0)]
+    }
+
+    /// For which matrices it has factors, as [`matrix_index`] counts them, and where in its bytes they are.
+    #[cfg(feature = "cuda")]
+    pub fn factors_at(&self) -> impl Iterator<Item = (usize, outstation_cuda::FactorsAt)> {
+        let placed = self.table.iter().enumerate();
+        placed.filter_map(|(matrix, placed)| {
+            let placed = (*placed)?;
+            let (a, b) = placed.ranges();
+            let at = outstation_cuda::FactorsAt {
+                a: placed.start + a.start,
+                b: placed.start + b.start,
+                rank: placed.rank,
+                scale: placed.scale,
+            };
+            Some((matrix, at))
+        })
+    }
+
     /// What of a cache's keys depends on the adapter.
     pub fn salt(&self) -> u64 {
         u64::from_le_bytes(*self.digest.first_chunk().expect("a digest has 32 bytes"))
@@ -422,7 +495,7 @@ impl PackedAdapter {
         LowRankColumns {
             columns,
             factors: projections.map(|projection| {
-                let slot = layer * Projection::SLOTS + projection.slot();
+                let slot = matrix_index(layer, projection);
                 let placed = self.table.get(slot).copied().flatten();
                 placed.map(|placed| self.view(placed))
             }),

@@ -6,7 +6,7 @@
 use outstation_kernels::{Isa, KvFormat};
 use serde::Serialize;
 
-use crate::adapter::{Base, PackedAdapter};
+use crate::adapter::{AdapterPlaces, Base, PackedAdapter};
 use crate::config::{ByteSize, CONTEXT_TOKENS_DEFAULT, MemoryConfig, ServingConfig};
 use crate::energy::Shares;
 use crate::engine::cpu::{CpuEngine, EngineSize};
@@ -174,25 +174,27 @@ impl GpuMemory {
 struct GpuBytes {
     weights: u64,
     space: u64,
+    adapters: u64,
     block: u64,
     pinned: u64,
 }
 
 impl GpuBytes {
     #[cfg(feature = "cuda")]
-    fn of(model: &Model, size: EngineSize, table_entries: usize) -> Self {
+    fn of(model: &Model, size: EngineSize, entries: usize, places: AdapterPlaces) -> Self {
         use crate::engine::cuda::CudaEngine;
-        let [weights, space] = CudaEngine::device_bytes(model, size, table_entries);
+        let [weights, space, adapters] = CudaEngine::device_bytes(model, (size, entries), places);
         Self {
             weights,
             space,
+            adapters,
             block: CudaEngine::block_bytes(model, size.kv),
-            pinned: CudaEngine::host_bytes(model, size, table_entries),
+            pinned: CudaEngine::host_bytes(model, (size, entries), places),
         }
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn of(_: &Model, _: EngineSize, _: usize) -> Self {
+    fn of(_: &Model, _: EngineSize, _: usize, _: AdapterPlaces) -> Self {
         unreachable!("without the feature nobody names a GPU")
     }
 }
@@ -200,53 +202,6 @@ impl GpuBytes {
 /// Entries of the block tables of all sequences.
 pub fn table_entries(sequences_max: u32, context: u32) -> usize {
     sequences_max as usize * blocks_for(context) as usize
-}
-
-/// How many adapters there can be at once, and how large.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AdapterPlaces {
-    /// Places; 0 is none.
-    pub count: u32,
-    /// The highest rank that fits in one.
-    pub rank_max: u32,
-}
-
-impl AdapterPlaces {
-    /// The highest rank of a step's adapters; 0 without any.
-    pub fn rank(&self) -> usize {
-        if self.count == 0 {
-            0
-        } else {
-            self.rank_max as usize
-        }
-    }
-
-    /// Bytes of a place.
-    pub fn place_bytes(&self, base: &Base) -> u64 {
-        base.bytes(self.rank()) as u64
-    }
-
-    fn line(&self, model: &Model, serving: &ServingConfig) -> Option<BudgetLine> {
-        if self.count == 0 {
-            return None;
-        }
-        let base = Base::of(model);
-        let place = self.place_bytes(&base) + PackedAdapter::table_bytes(&base) as u64;
-        let columns = serving.step_tokens_max;
-        let space = CpuEngine::adapter_space_bytes(columns as usize, self.rank());
-        Some(BudgetLine {
-            consumer: "adapters",
-            formula: format!(
-                "{} places × {} for rank {}, {columns} columns × 3 × {} × 4 B in between",
-                self.count,
-                ByteSize(place),
-                self.rank_max,
-                self.rank_max
-            ),
-            bytes: u64::from(self.count) * place + space,
-            part: Part::Model,
-        })
-    }
 }
 
 /// Bytes of a model outside of the engine.
@@ -322,10 +277,16 @@ impl Budget {
         let on_gpu = gpu.map(|gpu| {
             let entries = table_entries(serving.sequences_max, context);
             let size = engine_size(serving, 0, kv);
-            (gpu.part(), GpuBytes::of(model, size, entries))
+            let bytes = GpuBytes::of(model, size, entries, compute.adapters);
+            (gpu.part(), bytes)
         });
         let mut lines = model_lines(serving, compute, on_gpu.as_ref(), model, files, context);
-        lines.extend(compute.adapters.line(model, serving));
+        lines.extend(adapter_lines(
+            compute.adapters,
+            on_gpu.as_ref(),
+            model,
+            serving,
+        ));
         lines.extend(box_lines(serving));
         lines.extend(log.into_iter().flat_map(LogBytes::lines));
         let shared_bytes = sum(&lines, Part::Box);
@@ -572,6 +533,52 @@ fn engine_lines(
                     gpu.pinned,
                 ),
             ]
+        }
+    }
+}
+
+/// Lines of the places for adapters, and of what steps that have some work in.
+fn adapter_lines(
+    places: AdapterPlaces,
+    on_gpu: Option<&(Part, GpuBytes)>,
+    model: &Model,
+    serving: &ServingConfig,
+) -> Vec<BudgetLine> {
+    if places.count == 0 {
+        return Vec::new();
+    }
+    let base = Base::of(model);
+    let place = places.place_bytes(&base) + PackedAdapter::table_bytes(&base) as u64;
+    let columns = serving.step_tokens_max;
+    let places_text = format!(
+        "{} places × {} for rank {}",
+        places.count,
+        ByteSize(place),
+        places.rank_max
+    );
+    let between = format!(
+        "{columns} columns × 3 × {} × 4 B in between",
+        places.rank_max
+    );
+    let here = |formula, space| BudgetLine {
+        consumer: "adapters",
+        formula,
+        bytes: u64::from(places.count) * place + space,
+        part: Part::Model,
+    };
+    match on_gpu {
+        None => {
+            let space = CpuEngine::adapter_space_bytes(columns as usize, places.rank());
+            vec![here(format!("{places_text}, {between}"), space)]
+        }
+        Some((part, gpu)) => {
+            let there = BudgetLine {
+                consumer: "GPU: adapters",
+                formula: format!("as many places, {between}"),
+                bytes: gpu.adapters,
+                part: *part,
+            };
+            vec![here(places_text, 0), there]
         }
     }
 }

@@ -158,23 +158,6 @@ pub enum AnyEngine {
     Cuda(Box<cuda::CudaEngine>),
 }
 
-impl AnyEngine {
-    /// Takes what steps need that have adapters of up to this rank; 0 is none, and all that a GPU has.
-    #[must_use]
-    pub fn with_adapters(self, columns_max: usize, rank_max: usize) -> Self {
-        match self {
-            AnyEngine::Cpu(engine) => {
-                AnyEngine::Cpu(Box::new(engine.with_adapters(columns_max, rank_max)))
-            }
-            #[cfg(feature = "cuda")]
-            AnyEngine::Cuda(_) => {
-                assert_eq!(rank_max, 0, "refused with the configuration");
-                self
-            }
-        }
-    }
-}
-
 impl Engine for AnyEngine {
     fn vocabulary(&self) -> u32 {
         match self {

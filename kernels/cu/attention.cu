@@ -84,8 +84,11 @@ template <int GROUPS, int BYTES> DEVICE void attend(const Attend &p) {
     }
     const int last = p.columns[item.first + item.columns - 1].position; // the furthest that any row sees
     float joined_top = -INFINITY, joined_total = 0;                      // of row thread / 8, for the first 128 threads
+    // Spans before every row's window weigh nothing.
+    const int begins = p.window > 0 ? max(0, (int)p.columns[item.first].position + 1 - p.window) : 0;
+    const uint32_t span_start = max(item.span_start, (uint32_t)(begins / SPAN));
 
-    for (uint32_t span = item.span_start; span < item.span_end; span++) {
+    for (uint32_t span = span_start; span < item.span_end; span++) {
         // Scores of this warp's two blocks.
         float s[2][4][4];
         float top[2] = {-INFINITY, -INFINITY};
@@ -209,7 +212,7 @@ template <int GROUPS, int BYTES> DEVICE void attend(const Attend &p) {
         joined_total = joined_total * shrink + span_total * grow;
         for (int d = thread_index() & 7; d < WIDTH; d += 8) {
             float *to = joined + row * WIDTH + d;
-            const float before = span == item.span_start ? 0.0f : *to * shrink;
+            const float before = span == span_start ? 0.0f : *to * shrink;
             *to = before + values[row * WIDTH + d] * grow;
         }
         joined_top = new_top;
@@ -220,7 +223,8 @@ template <int GROUPS, int BYTES> DEVICE void attend(const Attend &p) {
     const int column = item.first + row / item.heads, head = kv_head * shared_by + item.first_head + row % item.heads;
     float *part = p.parts + ((int64_t)(p.columns[column].part_start + item.part) * p.heads + head) * (WIDTH + 2);
     if ((thread_index() & 7) == 0) part[0] = joined_top, part[1] = joined_total;
-    for (int d = thread_index() & 7; d < WIDTH; d += 8) part[2 + d] = joined[row * WIDTH + d];
+    const bool none = span_start >= item.span_end;
+    for (int d = thread_index() & 7; d < WIDTH; d += 8) part[2 + d] = none ? 0.0f : joined[row * WIDTH + d];
 }
 
 #define ATTEND(GROUPS)                                                                                                        \

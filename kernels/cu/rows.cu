@@ -251,26 +251,74 @@ template <int KIND> DEVICE float weight_at(const uint8_t *row, int i) {
     return KIND == 16 ? half_to_float(x) : bits_to_float((uint32_t)x << 16);
 }
 
-// A warp takes a row, and eight columns at a time.
+// Eight weights, which lie on a boundary of 16 bytes.
+template <int KIND> DEVICE void eight_weights(const uint8_t *at, float (&w)[8]) {
+    const uint4 x = load_weights(at);
+    const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+    if (KIND == 32) {
+        const uint4 y = load_weights(at + 16);
+        const uint32_t more[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) w[j] = bits_to_float(words[j]), w[4 + j] = bits_to_float(more[j]);
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        w[2 * j] = KIND == 16 ? half_to_float((uint16_t)words[j]) : bits_to_float(words[j] << 16);
+        w[2 * j + 1] = KIND == 16 ? half_to_float((uint16_t)(words[j] >> 16)) : bits_to_float(words[j] & 0xffff0000u);
+    }
+}
+
+// A warp takes four rows, and up to eight columns at a time; a lane eight weights of each row, 256 further on again.
+static const int FLOAT_ROWS = 4;
+
 template <int KIND> DEVICE void floats(const Floats &f) {
     let_next_start();
     wait_for_previous();
-    const int row = block_x() * (threads_in_block() / 32) + warp();
+    const int first_row = (block_x() * (threads_in_block() / 32) + warp()) * FLOAT_ROWS;
     const int first = block_y() * 8, columns = min(8, f.columns - first);
-    if (row >= f.rows) return;
-    const uint8_t *w = f.weights + (int64_t)row * f.cols * (KIND == 32 ? 4 : 2);
-    float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    for (int i = lane(); i < f.cols; i += 32) {
-        const float weight = weight_at<KIND>(w, i);
+    if (first_row >= f.rows) return;
+    const int64_t row_bytes = (int64_t)f.cols * (KIND == 32 ? 4 : 2);
+    const uint8_t *rows[FLOAT_ROWS]; // the last once more, where there are fewer
 #pragma unroll
-        for (int c = 0; c < 8; c++)
-            if (c < columns) sum[c] = fmaf(weight, f.x[(int64_t)(first + c) * f.cols + i], sum[c]);
-    }
+    for (int r = 0; r < FLOAT_ROWS; r++) rows[r] = f.weights + min(first_row + r, f.rows - 1) * row_bytes;
+    float sum[FLOAT_ROWS][8];
 #pragma unroll
-    for (int c = 0; c < 8; c++) {
-        const float y = warp_sum(sum[c]);
-        if (lane() == 0 && c < columns) f.y[(int64_t)(first + c) * f.stride + row] = y;
+    for (int r = 0; r < FLOAT_ROWS; r++)
+#pragma unroll
+        for (int c = 0; c < 8; c++) sum[r][c] = 0;
+    const int whole = f.cols % 8 == 0 ? f.cols : 0;
+    for (int i = lane() * 8; i < whole; i += 256) {
+        float w[FLOAT_ROWS][8];
+#pragma unroll
+        for (int r = 0; r < FLOAT_ROWS; r++) eight_weights<KIND>(rows[r] + (int64_t)i * (KIND == 32 ? 4 : 2), w[r]);
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            if (c >= columns) break;
+            const float *x = f.x + (int64_t)(first + c) * f.cols + i;
+            const float4 low = *(const float4 *)x, high = *(const float4 *)(x + 4);
+            const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+            for (int r = 0; r < FLOAT_ROWS; r++)
+#pragma unroll
+                for (int j = 0; j < 8; j++) sum[r][c] = fmaf(w[r][j], values[j], sum[r][c]);
+        }
     }
+    for (int i = whole + lane(); i < f.cols; i += 32)
+#pragma unroll
+        for (int r = 0; r < FLOAT_ROWS; r++) {
+            const float weight = weight_at<KIND>(rows[r], i);
+#pragma unroll
+            for (int c = 0; c < 8; c++)
+                if (c < columns) sum[r][c] = fmaf(weight, f.x[(int64_t)(first + c) * f.cols + i], sum[r][c]);
+        }
+#pragma unroll
+    for (int r = 0; r < FLOAT_ROWS; r++)
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            const float y = warp_sum(sum[r][c]);
+            if (lane() == 0 && c < columns && first_row + r < f.rows) f.y[(int64_t)(first + c) * f.stride + first_row + r] = y;
+        }
 }
 
 template <int KIND> DEVICE void embed_floats(const Embed &e) {
@@ -280,7 +328,7 @@ template <int KIND> DEVICE void embed_floats(const Embed &e) {
 }
 
 #define FLOATS(NAME, KIND)                                                                                                    \
-    KERNEL(256, 1) matmul_##NAME(const Floats f) { floats<KIND>(f); }                                                         \
+    KERNEL(128, 1) matmul_##NAME(const Floats f) { floats<KIND>(f); }                                                         \
     KERNEL(128, 1) embed_##NAME(const Embed e) { embed_floats<KIND>(e); }                                                     \
     ENTRY(matmul_##NAME)                                                                                                      \
     ENTRY(embed_##NAME)

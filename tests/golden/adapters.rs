@@ -1,20 +1,15 @@
 //! Adapters beside merged weights, and beside each other in one step.
 
-use std::sync::Arc;
-
-use outstation::adapter::{Adapter, Base, PackedAdapter};
+use outstation::adapter::{Adapter, Base};
 use outstation::engine::cpu::{self, CpuEngine, EngineSize};
-use outstation::engine::{Engine, PlanColumn, StepPlan};
 use outstation::generate::{self, AdapterSpec, Mix, ModelSpec};
-use outstation::kv::{KvPool, blocks_for};
 use outstation::model::Model;
 use outstation_kernels::quant::{Format, dequantize_row};
 use outstation_kernels::team::Team;
 use outstation_kernels::{Isa, KvFormat};
+use outstation_tests::adapted::{RANK, Run, logits, packed, run};
 use outstation_tests::nmse;
 use outstation_wire::gguf::{Gguf, GgufWriter, TensorType};
-
-const RANK: usize = 8;
 
 /// NMSE that adapted logits may have beside those of merged weights. Factors are rounded to bytes: a value is off by
 /// some half a percent (of the greatest in its row or panel, 1/254 at most), so what both add is off by less than 1e-4
@@ -79,76 +74,6 @@ fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(tested)
 }
 
-const PROMPT: [u32; 24] = [
-    5, 300, 7, 1999, 42, 42, 8, 1000, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 500, 600, 700, 800,
-];
-
-/// Logits of every token of the prompt.
-fn logits(engine: &mut CpuEngine, adapter: Option<&Arc<PackedAdapter>>) -> Vec<f32> {
-    let mut runs = [Run::new(0, adapter, 24)];
-    run(engine, &mut runs, 1);
-    runs.into_iter().next().unwrap().logits
-}
-
-/// A sequence of the prompt, with its adapter.
-struct Run {
-    sequence: u32,
-    adapter: Option<Arc<PackedAdapter>>,
-    /// Tokens in one step.
-    chunk: usize,
-    logits: Vec<f32>,
-}
-
-impl Run {
-    fn new(sequence: u32, adapter: Option<&Arc<PackedAdapter>>, chunk: usize) -> Self {
-        Self {
-            sequence,
-            adapter: adapter.cloned(),
-            chunk,
-            logits: Vec::new(),
-        }
-    }
-}
-
-/// Runs sequences side by side until all have read the prompt.
-fn run(engine: &mut CpuEngine, runs: &mut [Run], sequences: u32) {
-    let positions = u32::try_from(PROMPT.len()).unwrap();
-    let mut pool = KvPool::new(sequences * blocks_for(positions), sequences, positions);
-    for sequence in 0..sequences {
-        assert_eq!(pool.reserve(sequence, positions, &[], 0), Some(0));
-    }
-    let vocabulary = engine.vocabulary() as usize;
-    let mut plan = StepPlan::new(64);
-    loop {
-        plan.clear();
-        let mut owners = Vec::new();
-        for (owner, run) in runs.iter().enumerate() {
-            let done = run.logits.len() / vocabulary;
-            let left = &PROMPT[done..];
-            let chunk = &left[..left.len().min(run.chunk)];
-            if let Some(adapter) = run.adapter.as_ref().filter(|_| !chunk.is_empty()) {
-                plan.adapt(run.sequence, adapter);
-            }
-            for (index, &token) in chunk.iter().enumerate() {
-                plan.push(PlanColumn {
-                    sequence: run.sequence,
-                    token,
-                    position: u32::try_from(done + index).unwrap(),
-                    logits: true,
-                });
-                owners.push(owner);
-            }
-        }
-        if owners.is_empty() {
-            return;
-        }
-        engine.step(&plan, pool.tables());
-        for (row, owner) in owners.into_iter().enumerate() {
-            runs[owner].logits.extend_from_slice(engine.logits(row));
-        }
-    }
-}
-
 /// An adapter's factors as plain numbers, in the order of the base: by name `A [rank, cols]` and `B [rows, rank]`.
 fn factors(adapter: &[u8]) -> impl Fn(&str) -> Option<(Vec<f32>, Vec<f32>)> {
     let gguf = Gguf::parse(adapter).unwrap();
@@ -173,13 +98,6 @@ fn merge(weights: &mut [f32], (a, b): &(Vec<f32>, Vec<f32>), scale: f64) {
             *weight = sum;
         }
     }
-}
-
-fn packed(targets: &Base, adapter: &Adapter<'_>, name: u8) -> Arc<PackedAdapter> {
-    let memory = vec![0; targets.bytes(RANK)];
-    let mut packed = PackedAdapter::new(targets, RANK, Box::new(memory));
-    packed.fill(targets, adapter, [name; 32]).unwrap();
-    Arc::new(packed)
 }
 
 fn spec(seed: u64) -> AdapterSpec {

@@ -10,11 +10,13 @@
     reason = "tests print tables, and fail by panicking"
 )]
 
+mod adapters;
 mod draws;
 mod kernels;
 
 use std::io::Write as _;
 
+use outstation::adapter::AdapterPlaces;
 use outstation::engine::Engine;
 use outstation::engine::cpu::EngineSize;
 use outstation::engine::cuda::CudaEngine;
@@ -58,18 +60,14 @@ fn size(columns_max: usize, logits_rows_max: usize, kv: KvFormat) -> EngineSize 
 }
 
 fn engine(golden: &Golden, size: EngineSize) -> CudaEngine {
-    let bytes = golden.file();
-    let model = Model::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
+    engine_of(&golden.file(), size, AdapterPlaces::default())
+}
+
+fn engine_of(file: &[u8], size: EngineSize, places: AdapterPlaces) -> CudaEngine {
+    let model = Model::from_gguf(&Gguf::parse(file).unwrap()).unwrap();
     let kernels = GpuKernels::open(0).unwrap();
-    CudaEngine::new(
-        model,
-        &bytes,
-        (kernels, &mut Team::new(2)),
-        size,
-        64,
-        |_| (),
-    )
-    .unwrap()
+    let on = (kernels, &mut Team::new(2));
+    CudaEngine::new(model, file, on, (size, 64), places, |_| ()).unwrap()
 }
 
 fn logits(golden: &Golden, kv: KvFormat, chunk: usize) -> Vec<f32> {

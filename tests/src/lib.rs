@@ -1,6 +1,7 @@
 //! Shared by the test binaries: where test data lies, and the formats that it has.
 #![expect(clippy::disallowed_methods, reason = "tests read files")]
 
+pub mod adapted;
 pub mod golden;
 
 use std::io::Write as _;

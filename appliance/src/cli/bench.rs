@@ -11,7 +11,7 @@ use serde_json::json;
 use super::exit::Failure;
 use super::load::{self, On};
 use super::progress::Progress;
-use crate::adapter::{Adapter, Base, PackedAdapter};
+use crate::adapter::{Adapter, AdapterPlaces, Base, PackedAdapter};
 use crate::budget;
 use crate::config::{ByteSize, ModelConfig};
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
@@ -112,21 +112,15 @@ pub(super) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let weights_bytes = model.bytes_read_per_step();
     let kv_bytes_per_position = model.kv_bytes_per_position(kv);
     let products_per_token = model.products_per_prompt_token();
-    if !adapters.is_empty() {
-        if on.gpu.is_some() {
-            return Err(load::no_adapters_on_gpu());
-        }
-        let rank = adapters.first().map_or(0, |adapter| adapter.rank_max());
-        let engine = load::cpu_engine(model, bytes, &on, size)?;
-        let mut engine = engine.with_adapters(size.columns_max, rank);
-        if args.depth > 0 {
-            engine.fill_kv(args.seed);
-        }
-        return compare(args, &mut engine, &name, &adapters);
+    let size = (size, budget::table_entries(batch_max, context));
+    let mut engine = load::engine(model, bytes, &on, size, AdapterPlaces::of(&adapters))?;
+    if args.depth > 0 {
+        fill_kv(&mut engine, args.seed)?;
     }
-    let entries = budget::table_entries(batch_max, context);
-    let mut engine = load::engine(model, bytes, &on, size, entries)?;
-    let (device, bandwidth, peak) = limits_of(&mut engine, args)?;
+    if !adapters.is_empty() {
+        return compare(args, (&mut engine, threads), &name, &adapters);
+    }
+    let (device, bandwidth, peak) = limits_of(&mut engine)?;
     if !args.json {
         super::show(&format!(
             "{name}: {} read for each step, {device}, {threads} threads, read bandwidth {:.1} GB/s, peak {:.0} G \
@@ -242,7 +236,7 @@ type Pair = ((f64, f64), (f64, f64));
 /// Speeds with adapters beside those of the base alone: each pair is measured at one time, and the median pair counts.
 fn compare(
     args: &BenchArgs,
-    engine: &mut CpuEngine,
+    (engine, threads): (&mut AnyEngine, usize),
     name: &str,
     adapters: &[Arc<PackedAdapter>],
 ) -> Result<(), Failure> {
@@ -251,7 +245,7 @@ fn compare(
             "{name}: {} adapters of rank {}, {} threads; medians of {} pairs\n{:>6} {:>16} {:>16} {:>8} {:>16} {:>16} {:>8}\n",
             adapters.len(),
             args.rank,
-            engine.kernels().threads(),
+            threads,
             args.repeat,
             "batch",
             "prompt tok/s",
@@ -273,7 +267,7 @@ fn compare(
         let decodes = [of(|p| p.0.1), of(|p| p.1.1), of(|p| p.1.1 / p.0.1)];
         if args.json {
             let line = json!({
-                "model": name, "threads": engine.kernels().threads(), "batch": batch, "adapters": adapters.len(),
+                "model": name, "threads": threads, "batch": batch, "adapters": adapters.len(),
                 "rank": args.rank, "repeats": args.repeat,
                 "prompt_tokens_per_s": prompts[0], "prompt_tokens_per_s_adapted": prompts[1], "prompt_ratio": prompts[2],
                 "decode_tokens_per_s": decodes[0], "decode_tokens_per_s_adapted": decodes[1], "decode_ratio": decodes[2],
@@ -428,21 +422,25 @@ fn measure(
     )
 }
 
+/// Fills the whole KV cache, so that a depth can be measured without computing what lies before it.
+fn fill_kv(engine: &mut AnyEngine, seed: u64) -> Result<(), Failure> {
+    match engine {
+        AnyEngine::Cpu(engine) => engine.fill_kv(seed),
+        #[cfg(feature = "cuda")]
+        AnyEngine::Cuda(engine) => engine.fill_kv().map_err(load::gpu_failure)?,
+    }
+    Ok(())
+}
+
 /// What computes, bytes per second that it reads, and its multiply-adds per second, 0 where that is not known.
-fn limits_of(engine: &mut AnyEngine, args: &BenchArgs) -> Result<(String, f64, f64), Failure> {
+fn limits_of(engine: &mut AnyEngine) -> Result<(String, f64, f64), Failure> {
     match engine {
         AnyEngine::Cpu(engine) => {
-            if args.depth > 0 {
-                engine.fill_kv(args.seed);
-            }
             let device = engine.kernels().isa().to_string();
             Ok((device, read_bandwidth(engine)?, multiply_peak(engine)))
         }
         #[cfg(feature = "cuda")]
         AnyEngine::Cuda(engine) => {
-            if args.depth > 0 {
-                engine.fill_kv().map_err(load::gpu_failure)?;
-            }
             let gpu = engine.kernels().gpu();
             let mut best: f64 = 0.0;
             for _ in 0..5 {

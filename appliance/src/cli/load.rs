@@ -12,8 +12,8 @@ use outstation_wire::gguf::Gguf;
 
 use super::exit::{self, Failure};
 use super::progress::Progress;
-use crate::adapter::{AdapterPool, Base, PackedAdapter};
-use crate::budget::{self, AdapterPlaces, Budget, Compute, FileSizes, GpuMemory};
+use crate::adapter::{AdapterPlaces, AdapterPool, Base, PackedAdapter};
+use crate::budget::{self, Budget, Compute, FileSizes, GpuMemory};
 use crate::config::{ByteSize, Config, ModelConfig};
 use crate::engine::AnyEngine;
 use crate::engine::cpu::{CpuEngine, EngineSize, ModelBytes};
@@ -185,9 +185,6 @@ pub(super) fn budget(config: &Config, loaded: &Loaded) -> Result<Budget, Failure
     };
     let on = on(config)?;
     let adapters = adapter_places(config, adapters(config)?.len())?;
-    if adapters.count > 0 && on.gpu.is_some() {
-        return Err(no_adapters_on_gpu());
-    }
     Ok(Budget::plan(
         &config.serving,
         Compute {
@@ -370,14 +367,6 @@ pub(super) fn gpu_failure(error: outstation_cuda::GpuError) -> Failure {
     Failure::new(exit::UNAVAILABLE, error.to_string())
 }
 
-/// Adapters are computed by processors alone.
-pub(super) fn no_adapters_on_gpu() -> Failure {
-    Failure::new(
-        exit::CONFIG,
-        "adapters are not computed on a GPU yet: leave them out, or compute with --device cpu",
-    )
-}
-
 /// The GPU that a device's name means; none for the processor.
 fn gpu(name: Option<&str>) -> Result<Option<u32>, Failure> {
     let index = match name {
@@ -434,19 +423,21 @@ pub(super) fn threads(configured: Option<u16>) -> usize {
     configured.map_or(cores.min(crate::limits::THREADS_MAX as usize), usize::from)
 }
 
-/// The engine of a loaded model, whose file is let go. `table_entries` are those of the block tables that steps come
-/// with.
+/// The engine of a loaded model, whose file is let go. A size comes with the entries of all block tables; `places` are
+/// for the adapters that steps have.
 pub(super) fn engine(
     model: Model,
     file: ModelBytes,
     on: &On,
-    size: EngineSize,
-    table_entries: usize,
+    size: (EngineSize, usize),
+    places: AdapterPlaces,
 ) -> Result<AnyEngine, Failure> {
-    match on.gpu {
-        None => cpu_engine(model, file, on, size).map(|engine| AnyEngine::Cpu(Box::new(engine))),
-        Some(index) => gpu_engine(model, &file, (index, on.threads), size, table_entries),
-    }
+    let Some(index) = on.gpu else {
+        let engine = cpu_engine(model, file, on, size.0)?;
+        let engine = engine.with_adapters(size.0.columns_max, places.rank());
+        return Ok(AnyEngine::Cpu(Box::new(engine)));
+    };
+    gpu_engine(model, &file, (index, on.threads), size, places)
 }
 
 #[cfg(feature = "cuda")]
@@ -454,8 +445,8 @@ fn gpu_engine(
     model: Model,
     file: &ModelBytes,
     (index, threads): (u32, usize),
-    size: EngineSize,
-    table_entries: usize,
+    size: (EngineSize, usize),
+    places: AdapterPlaces,
 ) -> Result<AnyEngine, Failure> {
     use crate::engine::cuda::CudaEngine;
     if let Some(why) = CudaEngine::unfit(&model) {
@@ -474,7 +465,7 @@ fn gpu_engine(
     let file = (**file).as_ref();
     let mut team = Team::new(threads);
     let on = (kernels, &mut team);
-    let engine = CudaEngine::new(model, file, on, size, table_entries, done);
+    let engine = CudaEngine::new(model, file, on, size, places, done);
     Ok(AnyEngine::Cuda(Box::new(engine.map_err(gpu_failure)?)))
 }
 
@@ -483,8 +474,8 @@ fn gpu_engine(
     _: Model,
     _: &ModelBytes,
     _: (u32, usize),
-    _: EngineSize,
-    _: usize,
+    _: (EngineSize, usize),
+    _: AdapterPlaces,
 ) -> Result<AnyEngine, Failure> {
     unreachable!("`gpu` refused it")
 }

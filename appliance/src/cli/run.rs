@@ -14,6 +14,7 @@ use super::exit::{self, Failure};
 use super::load::{self, Loaded, On};
 use super::npy::NpyWriter;
 use super::progress::Progress;
+use crate::adapter::AdapterPlaces;
 use crate::config::ModelConfig;
 use crate::engine::cpu::EngineSize;
 use crate::engine::{Engine, PlanColumn, StepPlan};
@@ -80,13 +81,10 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         ..ModelConfig::default()
     })?;
     let mut submission = submission(args, &loaded)?;
-    let rank = match &args.adapter {
-        None => 0,
-        Some(path) => {
-            let adapter = load::adapter(path, &loaded.model)?;
-            submission.adapter.insert(Arc::new(adapter)).rank_max()
-        }
-    };
+    if let Some(path) = &args.adapter {
+        submission.adapter = Some(Arc::new(load::adapter(path, &loaded.model)?));
+    }
+    let places = AdapterPlaces::of(submission.adapter.as_slice());
     let Loaded {
         model,
         bytes,
@@ -100,17 +98,14 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         1
     };
     let on = On::new(args.device.as_deref(), args.isa.as_deref(), args.threads)?;
-    if rank > 0 && on.gpu.is_some() {
-        return Err(load::no_adapters_on_gpu());
-    }
     let size = EngineSize {
         columns_max: STEP_COLUMNS,
         logits_rows_max: rows.max(logits_rows_max(1)),
         kv_blocks: blocks_for(context),
         kv: load::kv_for(args.kv.as_deref(), &on, &model)?,
     };
-    let engine = load::engine(model, bytes, &on, size, blocks_for(context) as usize)?;
-    let mut engine = engine.with_adapters(STEP_COLUMNS, rank);
+    let entries = blocks_for(context) as usize;
+    let mut engine = load::engine(model, bytes, &on, (size, entries), places)?;
     if let Some(path) = &args.logits {
         write_logits(&mut engine, &submission, path)
             .map_err(|e| Failure::io(format!("cannot write {}", path.display()), e))?;

@@ -56,8 +56,7 @@ pub(super) fn station(
     let places = load::adapter_places(config, files.len())?;
     let adapters = load::adapter_pool(&name, &model, places, &files)?;
     let entries = budget::table_entries(serving.sequences_max, budget.context_tokens_max);
-    let engine = load::engine(model, bytes, &on, size, entries)?;
-    let engine = engine.with_adapters(size.columns_max, places.rank());
+    let engine = load::engine(model, bytes, &on, (size, entries), places)?;
     let scheduler = SchedulerLimits {
         sequences_max: serving.sequences_max,
         queue_requests_max: serving.queue_requests_max,

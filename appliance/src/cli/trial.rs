@@ -15,7 +15,7 @@ use super::ServeArgs;
 use super::exit::{self, Failure};
 use super::load::{self, Loaded, On};
 use super::settings;
-use crate::adapter::PackedAdapter;
+use crate::adapter::{AdapterPlaces, PackedAdapter};
 use crate::config::{MemoryConfig, ModelConfig};
 use crate::engine::cpu::EngineSize;
 use crate::engine::{AnyEngine, Engine as _, PlanColumn, StepPlan};
@@ -231,11 +231,10 @@ impl Scorer {
         };
         let adapter = adapter.map(|path| load::adapter(path, &loaded.model));
         let adapter = adapter.transpose()?.map(Arc::new);
-        let rank = adapter.as_ref().map_or(0, |adapter| adapter.rank_max());
+        let places = AdapterPlaces::of(adapter.as_slice());
         let tables = blocks_for(positions) as usize;
-        let engine = load::engine(loaded.model, loaded.bytes, &on, size, tables)?;
         Ok(Self {
-            engine: engine.with_adapters(STEP_COLUMNS, rank),
+            engine: load::engine(loaded.model, loaded.bytes, &on, (size, tables), places)?,
             adapter,
             positions,
             vocabulary,

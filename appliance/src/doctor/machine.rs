@@ -13,9 +13,9 @@ const CLOCK_SLACK_S: u64 = 60;
 const FACTORY_SLACK_S: u64 = 300;
 /// This near to the temperature at which it is switched off.
 const CRITICAL_SLACK_MILLI_C: i64 = 5_000;
-/// What our CUDA kernels take: Ampere, and a driver that reads what nvcc 13 writes.
+/// What our CUDA kernels take: Ampere, and a driver that reads PTX 8.0 and what an assembler of its time makes.
 const GPU_CAPABILITY_MIN: (u32, u32) = (8, 0);
-const GPU_DRIVER_MIN: u32 = 13_000;
+const GPU_DRIVER_MIN: u32 = 12_000;
 /// The charge of a battery that is nearly empty.
 const CHARGE_LOW_PERCENT: u64 = 20;
 
@@ -102,8 +102,8 @@ pub(super) fn gpu(facts: &Facts) -> Finding {
     }
     if gpu.driver < GPU_DRIVER_MIN {
         return lacks(
-            format!("{found}: our kernels take CUDA 13.0 or newer"),
-            "Install a driver of 580 or newer",
+            format!("{found}: our kernels take CUDA 12.0 or newer"),
+            "Install a driver of 525 or newer",
         );
     }
     Finding::ok(NAME, found).number("free_bytes", gpu.free_bytes)

@@ -629,7 +629,7 @@ fn a_gpu_is_a_fault_only_where_it_is_wanted() {
         unified: false,
     };
     let old = GpuFound {
-        driver: 12_040,
+        driver: 11_080,
         ..found.clone()
     };
     let turing = GpuFound {
@@ -649,8 +649,8 @@ fn a_gpu_is_a_fault_only_where_it_is_wanted() {
     .collect();
     expect![[r"
         ok   gpu                  NVIDIA H100 80GB HBM3, compute capability 9.0, driver of CUDA 13.0, 79.00 GiB of 80.00 GiB free
-        BAD  gpu                  NVIDIA H100 80GB HBM3, compute capability 9.0, driver of CUDA 12.4, 79.00 GiB of 80.00 GiB free: our kernels take CUDA 13.0 or newer. Install a driver of 580 or newer
-        -    gpu                  not known here: NVIDIA H100 80GB HBM3, compute capability 9.0, driver of CUDA 12.4, 79.00 GiB of 80.00 GiB free: our kernels take CUDA 13.0 or newer
+        BAD  gpu                  NVIDIA H100 80GB HBM3, compute capability 9.0, driver of CUDA 11.8, 79.00 GiB of 80.00 GiB free: our kernels take CUDA 12.0 or newer. Install a driver of 525 or newer
+        -    gpu                  not known here: NVIDIA H100 80GB HBM3, compute capability 9.0, driver of CUDA 11.8, 79.00 GiB of 80.00 GiB free: our kernels take CUDA 12.0 or newer
         BAD  gpu                  NVIDIA H100 80GB HBM3, compute capability 7.5, driver of CUDA 13.0, 79.00 GiB of 80.00 GiB free: our kernels take 8.0 or newer. Take engine.device out of the configuration
         BAD  gpu                  no NVIDIA driver, or nothing that it drives. Install NVIDIA's driver, or take engine.device out of the configuration
         -    gpu                  not known here: no NVIDIA driver, or nothing that it drives"]].assert_eq(&shown.join("\n"));

@@ -1,8 +1,8 @@
 //! The engine on a GPU: walks the model's description with `outstation-cuda`.
 //!
-//! All memory of the device is taken before the first step. A step is sent as one plan, then a run of kernels, the last of
-//! which draw tokens; the host waits once. Logits come over only where somebody asks for them. Kernels make a column's sums in an order that depends on
-//! the model alone, so its bits are the same in any batch.
+//! All memory of the device is taken before the first step. A step is sent as one plan, then a run of kernels, of which
+//! the last draw tokens; the host waits once. Logits come over only where somebody asks for them. Kernels make a
+//! column's sums in an order that depends on the model alone, so its bits are the same in any batch.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -12,8 +12,8 @@
 use std::ops::Range;
 
 use outstation_cuda::{
-    Added, Attend, Buffer, Column, Draw, Embed, Gate, GpuCache, GpuDraws, GpuError, GpuInputs,
-    GpuKernels, GpuMatrix, GpuPlan, Heads, Inbox, Loaded, Norm, Outcome, PlanSize, Product, SPAN,
+    Adapted, Added, Attend, Buffer, Column, Draw, Embed, Gate, GpuCache, GpuDraws, GpuError,
+    GpuInputs, GpuKernels, GpuMatrix, GpuPlan, Heads, Inbox, Loaded, Norm, Outcome, Product, SPAN,
     Slice, StepGraph,
 };
 use outstation_kernels::ops::{Certainty, Precision, RopeStyle};
@@ -21,16 +21,20 @@ use outstation_kernels::{KvFormat, Team};
 
 use super::cpu::{EngineSize, precision};
 use super::{Engine, Found, PlanColumn, StepPlan};
+use crate::adapter::AdapterPlaces;
 use crate::kv::BlockTables;
-use crate::limits::KV_BLOCK_POSITIONS;
 use crate::model::{Activation, Model, Weight};
 use crate::sampler::Drawing;
 
+mod adapters;
 mod items;
 mod placed;
+mod sizes;
 
+use adapters::Residents;
 use items::{ITEM_ROWS, Run, find_runs, put_items};
 use placed::{Loader, Placed, PlacedLayer, aligned, bytes, keep, vectors};
+use sizes::Sizes;
 
 /// Columns of one sequence up to which their spans are attended at once rather than one after the other.
 const SPREAD_COLUMNS_MAX: usize = 8;
@@ -60,6 +64,7 @@ pub struct CudaEngine {
     /// Rows of logits that somebody asked for, and which they are since the last step.
     logits: Inbox<f32>,
     fetched: Vec<bool>,
+    adapters: Option<Residents>,
     /// Steps of decodes alone, recorded: started at once, they do not wait for the host between kernels.
     graphs: Vec<Recorded>,
 }
@@ -77,6 +82,30 @@ struct Work {
     asked: usize,
     /// Items of all columns, and of those that ask.
     items: [usize; 2],
+    /// Whether some columns have adapters.
+    adapted: bool,
+}
+
+impl Work {
+    /// Columns of a layer, all of them or those that ask.
+    fn pass(&self, asked: bool) -> Pass {
+        Pass {
+            columns: if asked { self.asked } else { self.columns },
+            items: self.items[usize::from(asked)],
+            asked,
+            adapted: self.adapted,
+        }
+    }
+}
+
+/// What goes through a part of a layer.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    columns: usize,
+    items: usize,
+    /// Whether it is those that ask, in the last layer.
+    asked: bool,
+    adapted: bool,
 }
 
 /// Columns of decode steps that are recorded: a step has its own or the next.
@@ -97,53 +126,6 @@ struct Space {
     logits: Buffer<f32>,
 }
 
-/// Sizes that follow from a model and an [`EngineSize`].
-#[derive(Clone, Copy)]
-struct Sizes {
-    columns: usize,
-    asked: usize,
-    input: usize,
-    qkv: usize,
-    /// Query heads times their padded width.
-    q: usize,
-    parts: usize,
-    part: usize,
-    floats: bool,
-    plan: PlanSize,
-}
-
-impl Sizes {
-    fn of(model: &Model, size: EngineSize, tables: usize) -> Sizes {
-        let dims = &model.dims;
-        let padded = GpuCache::padded(dims.head_dim).expect("checked by `unfit`");
-        let blocks_max = dims.context_positions.div_ceil(KV_BLOCK_POSITIONS) as usize;
-        let spans = (blocks_max * KV_BLOCK_POSITIONS as usize).div_ceil(SPAN);
-        // Room for the spans of some long sequences that decode; a step that has more attends them one after the other.
-        let parts = size.columns_max + size.logits_rows_max * spans.min(PARTS_MAX);
-        let shared_by = dims.heads / dims.kv_heads;
-        let items = parts * shared_by.div_ceil(ITEM_ROWS);
-        Sizes {
-            columns: size.columns_max,
-            asked: size.logits_rows_max,
-            input: dims.hidden.max(dims.q_width()).max(dims.ffn),
-            qkv: dims.q_width() + 2 * dims.kv_width(),
-            q: dims.heads * padded,
-            parts,
-            part: dims.heads * (padded + 2),
-            floats: model.weights().any(|weight| weight.format.is_float()),
-            plan: PlanSize {
-                columns: size.columns_max,
-                asked: size.logits_rows_max,
-                items,
-                tables,
-            },
-        }
-    }
-}
-
-/// Spans of a sequence that the room for partial results counts with.
-const PARTS_MAX: usize = 64;
-
 impl CudaEngine {
     /// Why the kernels cannot run a model, if they cannot.
     pub fn unfit(model: &Model) -> Option<String> {
@@ -160,16 +142,21 @@ impl CudaEngine {
     }
 
     /// Bytes of pinned memory of the host.
-    pub fn host_bytes(model: &Model, size: EngineSize, table_entries: usize) -> u64 {
-        let sizes = Sizes::of(model, size, table_entries);
+    pub fn host_bytes(model: &Model, size: (EngineSize, usize), places: AdapterPlaces) -> u64 {
+        let sizes = Sizes::of(model, size, places);
         let logits = sizes.asked * model.dims.vocabulary as usize * size_of::<f32>();
         let [_, draws] = GpuDraws::bytes(model.dims.vocabulary as usize, sizes.asked);
         logits as u64 + GpuPlan::bytes(sizes.plan) + draws
     }
 
-    /// Bytes of the device's memory but for KV blocks: weights, and the rest.
-    pub fn device_bytes(model: &Model, size: EngineSize, table_entries: usize) -> [u64; 2] {
-        let sizes = Sizes::of(model, size, table_entries);
+    /// Bytes of the device's memory but for KV blocks: weights, workspaces, adapters. A size is the engine's with the
+    /// entries of all block tables.
+    pub fn device_bytes(
+        model: &Model,
+        size: (EngineSize, usize),
+        places: AdapterPlaces,
+    ) -> [u64; 3] {
+        let sizes = Sizes::of(model, size, places);
         let dims = &model.dims;
         let weights: usize = model.weights().map(|w| aligned(bytes(w))).sum();
         let pairs: usize = model.ropes.iter().map(|rope| rope.inv_freq.len()).sum();
@@ -184,7 +171,8 @@ impl CudaEngine {
             + usize::try_from(GpuInputs::bytes(sizes.columns, sizes.input, sizes.floats))
                 .expect("fits memory");
         let [draws, _] = GpuDraws::bytes(dims.vocabulary as usize, sizes.asked);
-        [weights as u64, space as u64 + draws]
+        let adapters = Residents::bytes(model, places, sizes.columns);
+        [weights as u64, space as u64 + draws, adapters]
     }
 
     /// Takes all memory and sends the weights, which the team packs. `done` hears of each of them.
@@ -192,11 +180,11 @@ impl CudaEngine {
         model: Model,
         file: &[u8],
         (kernels, team): (GpuKernels, &mut Team),
-        size: EngineSize,
-        table_entries: usize,
+        (size, table_entries): (EngineSize, usize),
+        places: AdapterPlaces,
         mut done: impl FnMut(&Weight),
     ) -> Result<Self, GpuError> {
-        let sizes = Sizes::of(&model, size, table_entries);
+        let sizes = Sizes::of(&model, (size, table_entries), places);
         let gpu = kernels.gpu();
         let dims = model.dims;
         let total: usize = model.weights().map(|w| aligned(bytes(w))).sum();
@@ -215,6 +203,7 @@ impl CudaEngine {
         let layers = model
             .layers
             .iter()
+            .enumerate()
             .map(|layer| loader.layer(layer, &mut values))
             .collect::<Result<Vec<_>, GpuError>>()?;
         let output_norm = keep(&mut values, &model.output_norm);
@@ -252,6 +241,7 @@ impl CudaEngine {
             draws: GpuDraws::new(gpu, vocabulary, sizes.asked)?,
             logits: gpu.inbox(sizes.asked * vocabulary)?,
             fetched: vec![false; sizes.asked],
+            adapters: Residents::new(&kernels, &model, places, sizes.columns)?,
             items: [0; 2],
             asked: Vec::with_capacity(sizes.asked),
             runs: Vec::with_capacity(sizes.columns),
@@ -269,6 +259,10 @@ impl CudaEngine {
             kernels,
         };
         engine.record(sizes)?;
+        // The driver's functions are looked up when they are first called, which takes heap: later there is none.
+        let row = engine.space.logits.all().range(0, vocabulary);
+        engine.kernels.gpu().download(row, &engine.logits, 0)?;
+        engine.kernels.gpu().finish()?;
         Ok(engine)
     }
 
@@ -278,13 +272,19 @@ impl CudaEngine {
         for columns in RECORDED_COLUMNS.into_iter().filter(|count| *count <= most) {
             let mut items = self.items_of_columns(columns);
             loop {
-                let work = Work {
-                    columns,
-                    asked: columns,
-                    items: [items; 2],
-                };
-                let graph = self.kernels.record(|| self.start(work))?;
-                self.graphs.push(Recorded { work, graph });
+                for adapted in [false, true] {
+                    if adapted && self.adapters.is_none() {
+                        continue;
+                    }
+                    let work = Work {
+                        columns,
+                        asked: columns,
+                        items: [items; 2],
+                        adapted,
+                    };
+                    let graph = self.kernels.record(|| self.start(work))?;
+                    self.graphs.push(Recorded { work, graph });
+                }
                 if items == sizes.plan.items {
                     break;
                 }
@@ -373,6 +373,10 @@ impl CudaEngine {
                         from: from as u32,
                     };
                     part += parts;
+                    if let Some(adapters) = &self.adapters {
+                        let place = adapters.of_column(from);
+                        self.plan.put_place(asked, column, place);
+                    }
                     if asked {
                         self.plan.put_asked(column, column_on_device);
                     } else {
@@ -396,6 +400,7 @@ impl CudaEngine {
     fn run(&mut self, work: Work) -> Result<(), GpuError> {
         let recorded = self.graphs.iter().find(|recorded| {
             work.asked == work.columns
+                && recorded.work.adapted == work.adapted
                 && recorded.work.columns >= work.columns
                 && recorded.work.items[0] >= work.items[0]
         });
@@ -438,21 +443,22 @@ impl CudaEngine {
         }
         for index in 0..self.layers.len() {
             let last = index + 1 == self.layers.len();
-            self.load_kv(index, work.columns)?;
-            let columns = if last { work.asked } else { work.columns };
-            if columns == 0 {
+            self.load_kv(index, work.pass(false))?;
+            let pass = work.pass(last);
+            if pass.columns == 0 {
                 return Ok(());
             }
-            self.attend(index, columns, work.items[usize::from(last)], last)?;
-            self.feed_forward(index, columns, last)?;
+            self.attend(index, pass)?;
+            self.feed_forward(index, pass)?;
         }
-        self.head(work.asked)?;
+        self.head(work)?;
         let draws = self.plan.draws(work.asked);
         self.kernels.draw(space.logits.all(), draws, &self.draws)
     }
 
     /// q, k, v = rope(qk_norm(W_qkv · norm(x))); k and v go to the cache.
-    fn load_kv(&self, index: usize, columns: usize) -> Result<(), GpuError> {
+    fn load_kv(&self, index: usize, pass: Pass) -> Result<(), GpuError> {
+        let columns = pass.columns;
         let dims = self.model.dims;
         let layer = &self.layers[index];
         let description = &self.model.layers[index];
@@ -476,7 +482,7 @@ impl CudaEngine {
             &space.inputs,
         )?;
         let width = dims.q_width() + 2 * dims.kv_width();
-        self.products(&layer.qkv, &inputs, &space.qkv, width)?;
+        self.products(&layer.qkv, &inputs, (&space.qkv, width), pass)?;
         let rotations = description.rope.map(|rope| {
             let of = &self.model.ropes[rope];
             let halves = of.style == RopeStyle::Halves;
@@ -503,20 +509,14 @@ impl CudaEngine {
     }
 
     /// result = W_o · attention(q, k, v)
-    fn attend(
-        &self,
-        index: usize,
-        columns: usize,
-        items: usize,
-        last: bool,
-    ) -> Result<(), GpuError> {
+    fn attend(&self, index: usize, pass: Pass) -> Result<(), GpuError> {
         let dims = self.model.dims;
         let space = &self.space;
-        let (items, items_count) = self.plan.items(last, items);
-        let on_device = if last {
-            self.plan.asked(columns)
+        let (items, items_count) = self.plan.items(pass.asked, pass.items);
+        let on_device = if pass.asked {
+            self.plan.asked(pass.columns)
         } else {
-            self.plan.columns(columns)
+            self.plan.columns(pass.columns)
         };
         self.kernels.attend(
             &Attend {
@@ -539,16 +539,17 @@ impl CudaEngine {
             &space.inputs,
         )?;
         let output = std::slice::from_ref(&self.layers[index].output);
-        self.products(output, &inputs, &space.result, dims.hidden)
+        self.products(output, &inputs, (&space.result, dims.hidden), pass)
     }
 
     /// x += post_norm(result); result = W_down · (act(W_gate · norm(x)) ⊙ (W_up · norm(x)))
-    fn feed_forward(&self, index: usize, columns: usize, last: bool) -> Result<(), GpuError> {
+    fn feed_forward(&self, index: usize, pass: Pass) -> Result<(), GpuError> {
+        let columns = pass.columns;
         let dims = self.model.dims;
         let space = &self.space;
         let layer = &self.layers[index];
         let post = layer.attention_post_norm.as_ref();
-        let stream = if last { &space.x_asked } else { &space.x };
+        let stream = if pass.asked { &space.x_asked } else { &space.x };
         let inputs = self.kernels.norm(
             &Norm {
                 x: space.x.all(),
@@ -558,14 +559,15 @@ impl CudaEngine {
                     sum: stream.all(),
                 }),
                 weight: self.vector(&layer.ffn_norm),
-                from: last.then(|| self.plan.asked(columns)),
+                from: pass.asked.then(|| self.plan.asked(columns)),
                 columns,
                 eps: self.model.norm_eps,
                 precision: precision(index),
             },
             &space.inputs,
         )?;
-        self.products(&layer.gate_up, &inputs, &space.gate_up, 2 * dims.ffn)?;
+        let gate_up = (&space.gate_up, 2 * dims.ffn);
+        self.products(&layer.gate_up, &inputs, gate_up, pass)?;
         let gelu = self.model.layers[index].activation == Activation::GeluTanh;
         let inputs = self.kernels.gate(
             &Gate {
@@ -578,11 +580,11 @@ impl CudaEngine {
             &space.inputs,
         )?;
         let down = std::slice::from_ref(&layer.down);
-        self.products(down, &inputs, &space.result, dims.hidden)
+        self.products(down, &inputs, (&space.result, dims.hidden), pass)
     }
 
     /// Logits of the columns that ask.
-    fn head(&self, columns: usize) -> Result<(), GpuError> {
+    fn head(&self, work: Work) -> Result<(), GpuError> {
         let space = &self.space;
         let last = self.layers.last().expect("a model has layers");
         let post = last.ffn_post_norm.as_ref();
@@ -596,37 +598,55 @@ impl CudaEngine {
                 }),
                 weight: self.vector(&self.output_norm),
                 from: None,
-                columns,
+                columns: work.asked,
                 eps: self.model.norm_eps,
                 precision: Precision::Eight,
             },
             &space.inputs,
         )?;
         let output = std::slice::from_ref(&self.output);
-        self.products(output, &inputs, &space.logits, self.output.rows)
+        let pass = Pass {
+            adapted: false,
+            ..work.pass(true)
+        };
+        self.products(output, &inputs, (&space.logits, self.output.rows), pass)
     }
 
-    /// Matrices with the same input, their results side by side in each column.
+    /// Matrices with the same input, their results side by side in each column, and what adapters add.
     fn products(
         &self,
         matrices: &[Placed],
         inputs: &Loaded<'_>,
-        y: &Buffer<f32>,
-        stride: usize,
+        (y, stride): (&Buffer<f32>, usize),
+        pass: Pass,
     ) -> Result<(), GpuError> {
         let mut products = [None; 3];
+        let mut adapted = [Adapted::default(); 3];
         let mut start = 0;
-        for (product, matrix) in products.iter_mut().zip(matrices) {
-            *product = Some(Product {
+        for (index, matrix) in matrices.iter().enumerate() {
+            products[index] = Some(Product {
                 matrix: self.matrix(matrix),
                 y: y.all().range(start, y.len() - start),
                 stride,
             });
+            adapted[index] = Adapted {
+                matrix: matrix.adapted_as,
+                first: start,
+                rows: matrix.rows,
+            };
             start += matrix.rows;
         }
         let first = products[0].expect("at least one matrix");
         let products = products.map(|product| product.unwrap_or(first));
-        self.kernels.products(&products[..matrices.len()], inputs)
+        self.kernels.products(&products[..matrices.len()], inputs)?;
+        let Some(adapters) = self.adapters.as_ref().filter(|_| pass.adapted) else {
+            return Ok(());
+        };
+        let places = self.plan.places(pass.asked, pass.columns);
+        let adapters = (&adapters.gpu, places);
+        let adapted = &adapted[..matrices.len()];
+        self.kernels
+            .add_low_rank(adapted, adapters, inputs, (y.all(), stride))
     }
 
     fn layer_cache(&self, index: usize) -> GpuCache<'_> {
@@ -663,13 +683,17 @@ impl Engine for CudaEngine {
             plan.logits_rows() * self.vocabulary() as usize <= self.logits.len(),
             "rows fit"
         );
-        assert!(plan.adapted().is_empty(), "refused with the configuration");
         self.fetched.fill(false);
+        match &mut self.adapters {
+            Some(adapters) => or_die(adapters.load(plan)),
+            None => assert!(plan.adapted().is_empty(), "memory for adapters was taken"),
+        }
         self.load_plan(plan, tables);
         let work = Work {
             columns,
             asked: self.asked.len(),
             items: self.items,
+            adapted: !plan.adapted().is_empty(),
         };
         or_die(self.run(work));
     }

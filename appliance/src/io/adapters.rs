@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use outstation_wire::gguf::Gguf;
 
 use super::weights::{self, WeightsError};
+use crate::adapter::AdapterPlaces;
 use crate::adapter::{Adapter, AdapterError, AdapterPool, Base, PackedAdapter, Place};
-use crate::budget::AdapterPlaces;
 use crate::limits::ADAPTER_CONFIG_BYTES_MAX;
 
 /// Why an adapter's files cannot be used.

@@ -119,6 +119,22 @@ pub struct GpuFacts {
     pub free_bytes: u64,
 }
 
+/// Kernels, compiled ahead.
+pub(super) struct Image {
+    /// Machine code by compute capability.
+    pub(super) code: [((u32, u32), &'static [u8]); 3],
+    /// PTX, which a driver compiles for any other device, with a zero at its end.
+    pub(super) text: &'static [u8],
+}
+
+impl Image {
+    /// What a device of this compute capability takes.
+    fn of(&self, capability: (u32, u32)) -> &'static [u8] {
+        let code = self.code.iter().find(|code| code.0 == capability);
+        code.map_or(self.text, |code| code.1)
+    }
+}
+
 /// A device with a stream and our kernels.
 #[derive(Clone)]
 pub struct Gpu {
@@ -201,7 +217,7 @@ impl Gpu {
     }
 
     /// Takes device `index`: its primary context, a stream, and `images` of kernels.
-    pub(super) fn open(index: u32, images: &[&[u8]]) -> Result<Gpu, GpuError> {
+    pub(super) fn open(index: u32, images: &[Image]) -> Result<Gpu, GpuError> {
         let device = device(index)?;
         // Before its facts are asked for, which would make it and let it go again.
         let context = Context::retain(device)?;
@@ -222,6 +238,7 @@ impl Gpu {
         // Does not wait for the legacy stream, which nobody here uses.
         call!(cuStreamCreate(&raw mut inner.stream, 1))?;
         for image in images {
+            let image = image.of(inner.facts.capability);
             let mut module = null_mut();
             let loaded = call!(cuModuleLoadData(&raw mut module, image.as_ptr().cast()));
             loaded.map_err(|error| {

@@ -9,6 +9,7 @@
 //! ```text
 //!  ops      one method for each kernel: asserts shapes, fills in the struct that it takes
 //!  draw     the next tokens, where the logits are
+//!  low_rank what adapters add
 //!  plan     a step, sent at once
 //!  pack     weights in the order of tensor cores' fragments
 //!  driver   devices, memory, streams, graphs
@@ -27,6 +28,7 @@
 mod draw;
 mod driver;
 mod inputs;
+mod low_rank;
 mod ops;
 pub mod pack;
 mod plan;
@@ -36,6 +38,7 @@ mod resources;
 pub use draw::{Draw, GpuDraws, Outcome};
 pub use driver::{Buffer, Gpu, GpuError, GpuFacts, Inbox, Pinned, Slice};
 pub use inputs::{GpuInputs, Loaded};
+pub use low_rank::{Adapted, AdaptersSize, FactorsAt, GpuAdapters};
 pub use ops::{
     Added, Attend, Embed, Gate, GpuCache, GpuKernels, GpuMatrix, Heads, Norm, Product, SPAN,
     StepGraph,

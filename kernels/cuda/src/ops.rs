@@ -1,8 +1,9 @@
 //! One method for each kernel: shapes are asserted here, and the struct that a kernel takes is filled in.
 
 use super::draw::DrawKernels;
-use super::driver::{Graph, Grid, Kernel, Slice};
+use super::driver::{Graph, Grid, Image, Kernel, Slice};
 use super::inputs::{GpuInputs, InputsArg, Loaded, TILE_COLUMNS};
+use super::low_rank::LowRankKernels;
 use super::pack::{self, Kind, TILE_ROWS};
 use super::plan::{Column, Item};
 use super::{Gpu, GpuError};
@@ -13,17 +14,32 @@ use outstation_kernels::{KvFormat, Precision};
 #[repr(align(64))]
 struct Aligned<T: ?Sized>(T);
 
-/// A family of kernels, as `build.rs` compiled it.
-macro_rules! image {
-    ($name:literal) => {{
-        static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(
+/// What `build.rs` made of a family of kernels for one kind of device.
+macro_rules! made {
+    ($family:literal, $kind:literal) => {{
+        static MADE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(
             env!("OUT_DIR"),
             "/",
-            $name,
-            ".fatbin"
+            $family,
+            ".",
+            $kind
         )));
-        &IMAGE.0
+        &MADE.0
     }};
+}
+
+/// A family of kernels.
+macro_rules! image {
+    ($family:literal) => {
+        Image {
+            code: [
+                ((8, 7), made!($family, "87")),
+                ((9, 0), made!($family, "90")),
+                ((11, 0), made!($family, "110")),
+            ],
+            text: made!($family, "80"),
+        }
+    };
 }
 
 /// Tiles that one block of a product takes, of which kernels exist.
@@ -254,6 +270,7 @@ pub struct GpuKernels {
     /// Of f16 and q8_0, by index of [`HEAD_GROUPS`].
     attends: [[Kernel; 5]; 2],
     pub(super) draws: DrawKernels,
+    pub(super) low_rank: LowRankKernels,
 }
 
 /// A step that was recorded.
@@ -265,6 +282,7 @@ impl GpuKernels {
         let images = [
             image!("attention"),
             image!("draw"),
+            image!("low_rank"),
             image!("matmul"),
             image!("rows"),
         ];
@@ -310,6 +328,7 @@ impl GpuKernels {
             rotations: plain("rotations")?,
             attends: [attend("f16")?, attend("q8_0")?],
             draws: DrawKernels::find(&gpu)?,
+            low_rank: LowRankKernels::find(&gpu)?,
             gpu,
         })
     }
@@ -556,12 +575,13 @@ impl GpuKernels {
             columns: inputs.columns as i32,
         };
         let blocks = (
-            product.matrix.rows.div_ceil(8),
+            // Four warps with four rows each.
+            product.matrix.rows.div_ceil(16),
             inputs.columns.div_ceil(TILE_COLUMNS),
         );
         let grid = Grid {
             blocks,
-            threads: 256,
+            threads: 128,
             shared: 0,
             early: true,
         };

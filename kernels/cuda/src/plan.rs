@@ -116,10 +116,10 @@ impl GpuPlan {
     }
 
     fn words(size: PlanSize) -> usize {
-        Self::counts(size) + 4 + size.tables
+        Self::tables_at(size) + size.tables
     }
 
-    /// Columns, those that ask, how they are drawn, items of both, how many items, tables.
+    /// Columns, those that ask, how they are drawn, items of both, how many items, adapters of both, tables.
     fn asked_at(size: PlanSize) -> usize {
         size.columns * WORDS
     }
@@ -141,6 +141,15 @@ impl GpuPlan {
         Self::items_start(size, true) + size.items * WORDS
     }
 
+    /// Places of adapters, of all columns, then of those that ask.
+    fn places_at(size: PlanSize, asked: bool) -> usize {
+        Self::counts(size) + 4 + usize::from(asked) * size.columns
+    }
+
+    fn tables_at(size: PlanSize) -> usize {
+        Self::places_at(size, true) + size.asked
+    }
+
     fn put(&mut self, at: usize, words: [u32; WORDS]) {
         self.staged[at..at + WORDS].copy_from_slice(&words);
     }
@@ -155,6 +164,15 @@ impl GpuPlan {
     pub fn put_asked(&mut self, index: usize, column: Column) {
         assert!(index < self.size.asked);
         self.put(Self::asked_at(self.size) + index * WORDS, column.words());
+    }
+
+    /// Says which adapter a column has, or one of those that ask: the place of it, or [`GpuAdapters::NO_PLACE`].
+    ///
+    /// [`GpuAdapters::NO_PLACE`]: super::GpuAdapters::NO_PLACE
+    pub fn put_place(&mut self, asked: bool, index: usize, place: u32) {
+        let [columns, asking] = [self.size.columns, self.size.asked];
+        assert!(index < if asked { asking } else { columns });
+        self.staged[Self::places_at(self.size, asked) + index] = place;
     }
 
     /// Says how the token of a column that asks is drawn. It stays so until [`GpuPlan::clear_draws`].
@@ -177,6 +195,9 @@ impl GpuPlan {
             let first = start..start + WORDS;
             self.staged.copy_within(first, start + index * WORDS);
         }
+        for start in [false, true].map(|asked| Self::places_at(self.size, asked)) {
+            self.staged[start + index] = self.staged[start];
+        }
     }
 
     /// Sets an item of all columns, or of those that ask.
@@ -192,7 +213,7 @@ impl GpuPlan {
         assert!(tables.len() <= self.size.tables);
         self.staged[counts] = items[0] as u32;
         self.staged[counts + 1] = items[1] as u32;
-        self.staged[counts + 4..][..tables.len()].copy_from_slice(tables);
+        self.staged[Self::tables_at(self.size)..][..tables.len()].copy_from_slice(tables);
     }
 
     /// Begins to send it.
@@ -231,9 +252,15 @@ impl GpuPlan {
         )
     }
 
+    /// Places of adapters.
+    pub fn places(&self, asked: bool, count: usize) -> Slice<'_, u32> {
+        let all = self.device.all();
+        all.range(Self::places_at(self.size, asked), count)
+    }
+
     /// Block tables.
     pub fn tables(&self) -> Slice<'_, u32> {
-        let start = Self::counts(self.size) + 4;
+        let start = Self::tables_at(self.size);
         self.device.all().range(start, self.size.tables)
     }
 }

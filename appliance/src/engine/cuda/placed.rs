@@ -7,6 +7,7 @@ use outstation_cuda::{Buffer, GpuError, pack};
 use outstation_kernels::Team;
 use outstation_kernels::quant::Format;
 
+use crate::adapter::{Projection, matrix_index};
 use crate::model::{GateUpWeights, Layer, Model, Qkv, Weight};
 
 /// A matrix in the device's memory.
@@ -15,6 +16,8 @@ pub(super) struct Placed {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) at: Range<usize>,
+    /// Which of the matrices that adapters add to; those of no layer are none of them.
+    pub(super) adapted_as: usize,
 }
 
 /// One layer's matrices and vectors in the device's memory.
@@ -93,28 +96,49 @@ impl<'a> Loader<'a> {
             rows: weight.rows,
             cols: weight.cols,
             at,
+            adapted_as: usize::MAX,
+        })
+    }
+
+    /// The same for a matrix of a layer.
+    fn place_of(
+        &mut self,
+        index: usize,
+        projection: Projection,
+        weight: &Weight,
+    ) -> Result<Placed, GpuError> {
+        Ok(Placed {
+            adapted_as: matrix_index(index, projection),
+            ..self.place(weight)?
         })
     }
 
     /// Sends a layer; its vectors go behind `values`.
     pub(super) fn layer(
         &mut self,
-        layer: &Layer,
+        (index, layer): (usize, &Layer),
         values: &mut Vec<f32>,
     ) -> Result<PlacedLayer, GpuError> {
+        let mut place = |projection, weight| self.place_of(index, projection, weight);
         let qkv = match &layer.qkv {
-            Qkv::Split { q, k, v } => vec![self.place(q)?, self.place(k)?, self.place(v)?],
-            Qkv::Fused(all) => vec![self.place(all)?],
+            Qkv::Split { q, k, v } => vec![
+                place(Projection::Q, q)?,
+                place(Projection::K, k)?,
+                place(Projection::V, v)?,
+            ],
+            Qkv::Fused(all) => vec![place(Projection::Qkv, all)?],
         };
         let gate_up = match &layer.gate_up {
-            GateUpWeights::Split { gate, up } => vec![self.place(gate)?, self.place(up)?],
-            GateUpWeights::Fused(both) => vec![self.place(both)?],
+            GateUpWeights::Split { gate, up } => {
+                vec![place(Projection::Gate, gate)?, place(Projection::Up, up)?]
+            }
+            GateUpWeights::Fused(both) => vec![place(Projection::GateUp, both)?],
         };
         Ok(PlacedLayer {
             qkv,
             gate_up,
-            output: self.place(&layer.attention_output)?,
-            down: self.place(&layer.down)?,
+            output: place(Projection::Output, &layer.attention_output)?,
+            down: place(Projection::Down, &layer.down)?,
             attention_norm: keep(values, &layer.attention_norm),
             qkv_bias: layer.qkv_bias.as_ref().map(|[q, k, v]| {
                 let start = keep(values, q).start;

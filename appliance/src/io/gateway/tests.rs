@@ -6,8 +6,8 @@ use outstation_kernels::{KvFormat, Team, isa};
 use outstation_wire::gguf::Gguf;
 
 use super::*;
+use crate::adapter::AdapterPlaces;
 use crate::adapter::{Base, PoolError};
-use crate::budget::AdapterPlaces;
 use crate::config::{Durability, LogConfig, SpoolConfig};
 use crate::engine::cpu::{self, CpuEngine, EngineSize};
 use crate::generate::{self, AdapterSpec};
