@@ -137,6 +137,11 @@ pub trait Engine {
     fn found(&mut self, _row: usize) -> Option<Found> {
         None
     }
+
+    /// After a step: draws a row of it, of which [`Engine::ask`] could not know how. The same token as if it had.
+    fn draw(&mut self, _row: usize, _drawing: &Drawing<'_>, _unit: u64) -> Option<(u32, f32)> {
+        None
+    }
 }
 
 /// What an engine finds of a row by itself.
@@ -196,6 +201,14 @@ impl Engine for AnyEngine {
             AnyEngine::Cpu(engine) => engine.found(row),
             #[cfg(feature = "cuda")]
             AnyEngine::Cuda(engine) => engine.found(row),
+        }
+    }
+
+    fn draw(&mut self, row: usize, drawing: &Drawing<'_>, unit: u64) -> Option<(u32, f32)> {
+        match self {
+            AnyEngine::Cpu(engine) => engine.draw(row, drawing, unit),
+            #[cfg(feature = "cuda")]
+            AnyEngine::Cuda(engine) => engine.draw(row, drawing, unit),
         }
     }
 }

@@ -205,19 +205,23 @@ impl<E: Engine> Station<E> {
             0 => Logprobs::new(&[], &certainty, 0),
             _ => Logprobs::new(self.engine.logits(row), &certainty, top),
         });
-        let (token, logit) = match (found.and_then(|found| found.drawn), certainty) {
-            (Some(drawn), _) => {
-                drawing.unit(&mut generator); // the engine had it
-                drawn
+        let mut after = generator.clone();
+        let unit = drawing.unit(&mut after);
+        let engine = &mut self.engine;
+        let drawn = found.and_then(|found| found.drawn).or_else(|| {
+            let greedy = drawing.is_plainly_greedy();
+            match certainty {
+                Some(certainty) if greedy => Some((certainty.top, certainty.max)),
+                _ => engine.draw(row, &drawing, unit),
             }
-            (None, Some(certainty)) if drawing.is_plainly_greedy() => {
-                (certainty.top, certainty.max)
-            }
-            _ => {
-                let logits = self.engine.logits(row);
-                let token = self.space.draw(logits, &drawing, &mut generator);
-                (token, drawing.logit_before(logits[token as usize], token))
-            }
+        });
+        let (token, logit) = if let Some(drawn) = drawn {
+            generator = after;
+            drawn
+        } else {
+            let logits = self.engine.logits(row);
+            let token = self.space.draw(logits, &drawing, &mut generator);
+            (token, drawing.logit_before(logits[token as usize], token))
         };
         let drawn = certainty.map(|certainty| Drawn {
             token,

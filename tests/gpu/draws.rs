@@ -18,7 +18,8 @@ fn draw(kernels: &GpuKernels, logits: &[f32], draws: &[Draw], forms: &[Vec<u32>]
         memory.put_form(row, form);
     }
     let (logits, draws) = (upload(gpu, logits), upload(gpu, draws));
-    kernels.draw(logits.all(), draws.all(), &memory).unwrap();
+    let all = (logits.all(), draws.all());
+    kernels.draw(all.0, all.1, (&memory, 0)).unwrap();
     (0..rows).map(|row| memory.outcome(row).unwrap()).collect()
 }
 

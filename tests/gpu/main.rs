@@ -13,6 +13,7 @@
 mod adapters;
 mod draws;
 mod kernels;
+mod station;
 
 use std::io::Write as _;
 

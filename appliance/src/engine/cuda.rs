@@ -452,8 +452,9 @@ impl CudaEngine {
             self.feed_forward(index, pass)?;
         }
         self.head(work)?;
-        let draws = self.plan.draws(work.asked);
-        self.kernels.draw(space.logits.all(), draws, &self.draws)
+        let draws = self.plan.draws(0, work.asked);
+        self.kernels
+            .draw(space.logits.all(), draws, (&self.draws, 0))
     }
 
     /// q, k, v = rope(qk_norm(W_qkv · norm(x))); k and v go to the cache.
@@ -649,6 +650,42 @@ impl CudaEngine {
             .add_low_rank(adapted, adapters, inputs, (y.all(), stride))
     }
 
+    /// Says how a row is drawn, whose logits are left as they are.
+    fn put_draw(&mut self, row: usize, drawing: &Drawing<'_>, unit: u64) {
+        let sampling = drawing.sampling;
+        if let Some(allowed) = drawing.allowed {
+            self.draws.put_form(row, allowed);
+        }
+        let draw = Draw {
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            top_k: sampling.top_k,
+            unit: [unit as u32, (unit >> 32) as u32],
+            formed: u32::from(drawing.allowed.is_some()),
+            how: if sampling.temperature == 0.0 {
+                Draw::GREEDY
+            } else {
+                Draw::RANDOM
+            },
+        };
+        self.plan.put_draw(row, draw);
+    }
+
+    /// Draws a row of the last step once more.
+    fn draw_again(&self, row: usize) -> Result<(), GpuError> {
+        let gpu = self.kernels.gpu();
+        let vocabulary = self.model.dims.vocabulary as usize;
+        self.plan.send_draw(gpu, row)?;
+        let logits = self.space.logits.all();
+        self.kernels.draw(
+            logits.range(row * vocabulary, vocabulary),
+            self.plan.draws(row, 1),
+            (&self.draws, row),
+        )?;
+        gpu.finish()
+    }
+
     fn layer_cache(&self, index: usize) -> GpuCache<'_> {
         let bytes = self.cache.len() / (2 * self.layers.len());
         let at = |half: usize| self.cache.all().range((2 * index + half) * bytes, bytes);
@@ -711,29 +748,19 @@ impl Engine for CudaEngine {
     }
 
     fn ask(&mut self, row: usize, drawing: &Drawing<'_>, unit: u64) {
+        if drawing.leaves_logits() {
+            self.put_draw(row, drawing, unit);
+        }
+    }
+
+    fn draw(&mut self, row: usize, drawing: &Drawing<'_>, unit: u64) -> Option<(u32, f32)> {
         if !drawing.leaves_logits() {
-            return; // the host changes them
+            return None;
         }
-        let sampling = drawing.sampling;
-        if let Some(allowed) = drawing.allowed {
-            self.draws.put_form(row, allowed);
-        }
-        self.plan.put_draw(
-            row,
-            Draw {
-                temperature: sampling.temperature,
-                top_p: sampling.top_p,
-                min_p: sampling.min_p,
-                top_k: sampling.top_k,
-                unit: [unit as u32, (unit >> 32) as u32],
-                formed: u32::from(drawing.allowed.is_some()),
-                how: if sampling.temperature == 0.0 {
-                    Draw::GREEDY
-                } else {
-                    Draw::RANDOM
-                },
-            },
-        );
+        self.put_draw(row, drawing, unit);
+        or_die(self.draw_again(row));
+        self.plan.clear_draws();
+        self.found(row)?.drawn
     }
 
     fn found(&mut self, row: usize) -> Option<Found> {

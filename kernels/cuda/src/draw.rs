@@ -155,12 +155,12 @@ impl DrawKernels {
 }
 
 impl GpuKernels {
-    /// Looks at rows of logits, `[rows, vocabulary]`, and draws as `draws` say.
+    /// Looks at rows of logits, `[rows, vocabulary]`, and draws as `draws` say. They are rows of `memory` from `first` on.
     pub fn draw(
         &self,
         logits: Slice<'_, f32>,
         draws: Slice<'_, Draw>,
-        memory: &GpuDraws,
+        (memory, first): (&GpuDraws, usize),
     ) -> Result<(), GpuError> {
         #[repr(C)]
         #[derive(Clone, Copy)]
@@ -178,14 +178,16 @@ impl GpuKernels {
         let rows = draws.len();
         let (chunks, tokens) = chunks(memory.vocabulary);
         assert!(rows * memory.vocabulary <= logits.len());
-        assert!(rows <= memory.outcomes.len());
+        assert!(first + rows <= memory.outcomes.len());
+        let after = |at: u64, bytes: usize| at + (first * bytes) as u64;
+        let form_bytes = memory.vocabulary.div_ceil(32) * 4;
         let argument = Arg {
             logits: logits.at(),
             draws: draws.at(),
-            told: memory.told.at(),
-            allowed: memory.allowed.all().at(),
-            chunks: memory.chunks.all().at(),
-            outcomes: memory.outcomes.at(),
+            told: after(memory.told.at(), form_bytes),
+            allowed: after(memory.allowed.all().at(), form_bytes),
+            chunks: after(memory.chunks.all().at(), chunks * CHUNK_BYTES),
+            outcomes: after(memory.outcomes.at(), size_of::<Outcome>()),
             vocabulary: memory.vocabulary as i32,
             chunks_count: chunks as i32,
             chunk_tokens: tokens as i32,

@@ -128,6 +128,11 @@ pub(super) struct Image {
 }
 
 impl Image {
+    /// Whether there is machine code for a device of this compute capability.
+    fn has(&self, capability: (u32, u32)) -> bool {
+        self.code.iter().any(|code| code.0 == capability)
+    }
+
     /// What a device of this compute capability takes.
     fn of(&self, capability: (u32, u32)) -> &'static [u8] {
         let code = self.code.iter().find(|code| code.0 == capability);
@@ -146,6 +151,8 @@ struct Inner {
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
     facts: GpuFacts,
+    /// Whether kernels may start before the one ahead of them ends.
+    early: bool,
 }
 
 // SAFETY: the driver's handles may be used from any thread that has made the context current, as each method does.
@@ -228,11 +235,16 @@ impl Gpu {
                 capability: facts.capability,
             });
         }
+        // Kernels wait by themselves where they were compiled for it, which the text that other devices get is not;
+        // graphs can have that since CUDA 12.3.
+        let compiled = images.iter().all(|image| image.has(facts.capability));
+        let early = compiled && facts.capability >= (9, 0) && facts.driver >= 12_030;
         let mut inner = Inner {
             context,
             stream: null_mut(),
             modules: Vec::new(),
             facts,
+            early,
         };
         inner.bind()?;
         // Does not wait for the legacy stream, which nobody here uses.
@@ -298,19 +310,19 @@ impl Gpu {
         })
     }
 
-    /// Begins to copy to the device; `from` must stay as it is until [`Gpu::finish`].
+    /// Begins to copy elements from `start` on to the device; they must stay as they are until [`Gpu::finish`].
     pub fn upload<T: Copy>(
         &self,
         from: &Pinned<T>,
-        len: usize,
+        start: usize,
         to: Slice<'_, T>,
     ) -> Result<(), GpuError> {
-        assert!(len <= from.len && len <= to.len);
+        assert!(start + to.len <= from.len);
         self.inner.bind()?;
         call!(cuMemcpyHtoDAsync_v2(
             to.at,
-            from.at.cast(),
-            len * size_of::<T>(),
+            (from.at() + (start * size_of::<T>()) as u64) as *const c_void,
+            to.len * size_of::<T>(),
             self.inner.stream
         ))
     }
@@ -405,7 +417,7 @@ impl Gpu {
             sharedMemBytes: grid.shared as u32,
             hStream: self.inner.stream,
             attrs: &raw mut early,
-            numAttrs: u32::from(grid.early && self.inner.facts.capability >= (9, 0)),
+            numAttrs: u32::from(grid.early && self.inner.early),
         };
         let mut arguments: [*mut c_void; 1] = [(&raw const *argument).cast_mut().cast()];
         call!(cuLaunchKernelEx(

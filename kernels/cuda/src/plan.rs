@@ -218,7 +218,13 @@ impl GpuPlan {
 
     /// Begins to send it.
     pub fn send(&self, gpu: &Gpu) -> Result<(), GpuError> {
-        gpu.upload(&self.staged, self.staged.len(), self.device.all())
+        gpu.upload(&self.staged, 0, self.device.all())
+    }
+
+    /// Begins to send how one column is drawn.
+    pub fn send_draw(&self, gpu: &Gpu, index: usize) -> Result<(), GpuError> {
+        let start = Self::draws_at(self.size) + index * WORDS;
+        gpu.upload(&self.staged, start, self.device.all().range(start, WORDS))
     }
 
     /// The first columns.
@@ -233,11 +239,11 @@ impl GpuPlan {
             .cast(WORDS)
     }
 
-    /// How the first of those are drawn.
-    pub fn draws(&self, count: usize) -> Slice<'_, Draw> {
+    /// How some of those are drawn.
+    pub fn draws(&self, first: usize, count: usize) -> Slice<'_, Draw> {
+        let start = Self::draws_at(self.size) + first * WORDS;
         let all = self.device.all();
-        all.range(Self::draws_at(self.size), count * WORDS)
-            .cast(WORDS)
+        all.range(start, count * WORDS).cast(WORDS)
     }
 
     /// Items, of which [`GpuPlan::finish`] said how many count, and that number.
