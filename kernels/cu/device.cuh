@@ -26,7 +26,12 @@ DEVICE void sync_warp() { __syncwarp(); }
 DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 DEVICE uint32_t shuffle_xor(uint32_t x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 DEVICE void add_shared(uint32_t *at, uint32_t x) { atomicAdd(at, x); }
-DEVICE void add_shared(uint64_t *at, uint64_t x) { atomicAdd((unsigned long long *)at, (unsigned long long)x); }
+// By halves, which shared memory adds by itself; for the whole of it a thread would try until nobody else does.
+DEVICE void add_shared(uint64_t *at, uint64_t x) {
+    uint32_t *words = (uint32_t *)at;
+    const uint32_t low = (uint32_t)x, before = atomicAdd(words, low);
+    atomicAdd(words + 1, (uint32_t)(x >> 32) + (before + low < before ? 1u : 0u));
+}
 DEVICE uint64_t multiply_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 // The same number, which all lanes have: now the compiler knows, and keeps what follows from it once for the warp.
 DEVICE int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }

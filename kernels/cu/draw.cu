@@ -201,6 +201,7 @@ DEVICE Cut find_cut(const Source &of, bool by_mass, uint64_t wanted, Shared &s) 
         const int bins = shift == 20 ? BINS : 1024;
         for (int i = thread_index(); i < bins; i += threads_in_block()) s.counts[i] = 0, s.masses[i] = 0;
         sync_block();
+#pragma unroll 4
         for (int token = of.first + thread_index(); token < of.end; token += threads_in_block()) {
             const uint32_t deep = of.depth_of(token);
             if (deep == TOO_DEEP || (shift < 20 && deep >> (shift + 10) != above)) continue;
@@ -230,11 +231,25 @@ DEVICE Cut find_cut(const Source &of, bool by_mass, uint64_t wanted, Shared &s) 
     return {above, ties, mass_before + ties * each};
 }
 
+// The mass of all tokens.
+DEVICE uint64_t whole_mass(const Source &of, Shared &s) {
+    uint64_t mine = 0, all;
+#pragma unroll 4
+    for (int token = of.first + thread_index(); token < of.end; token += threads_in_block()) {
+        const uint32_t deep = of.depth_of(token);
+        if (deep != TOO_DEEP) mine += weight(deep);
+    }
+    scan(mine, s.warps[0], all);
+    return all;
+}
+
 DEVICE Cut less_deep(Cut a, Cut b) { return b.depth < a.depth || (b.depth == a.depth && b.ties < a.ties) ? b : a; }
 
-// Draws from what a cut leaves, in an order of its own: thread by thread. `unit` says where, in 2⁻⁵³.
+// Draws from what a cut leaves, in an order of its own: thread by thread, which also says which ties are left. `unit` says
+// where, in 2⁻⁵³.
 DEVICE void pick(const Source &of, Cut cut, uint64_t unit, Outcome *to, Shared &s) {
     uint64_t ties = 0, mass = 0, all;
+#pragma unroll 4
     for (int token = of.first + thread_index(); token < of.end; token += threads_in_block()) {
         const uint32_t deep = of.depth_of(token);
         if (deep == TOO_DEEP) continue;
@@ -324,7 +339,7 @@ KERNEL(512, 1) draw(const Rows r) {
     if (d.top_k > 0) cut = find_cut(all, false, d.top_k, s);
     if (d.top_p < 1.0f) {
         // A share of what top-k left, or of all.
-        if (d.top_k == 0) cut = find_cut(all, false, ~0ull, s);
+        if (d.top_k == 0) cut.mass = whole_mass(all, s);
         const uint64_t share = (uint64_t)(d.top_p * (double)cut.mass);
         cut = less_deep(cut, find_cut(all, true, max(share, (uint64_t)1), s));
     }

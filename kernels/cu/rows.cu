@@ -181,6 +181,8 @@ KERNEL(256, 1) heads(const Heads h) {
                 const float c = turn[pair * 2], s = turn[pair * 2 + 1];
                 value = second ? other * s + value * c : value * c - other * s;
             }
+            // What is past the end of a sequence is weighted by zero: all that a block ever had must be numbers that f16 has.
+            if (!is_q) value = fminf(fmaxf(value, -65504.0f), 65504.0f);
             if (is_q) {
                 h.q[((int64_t)block_x() * h.heads + head) * padded + d] = float_to_half(value * h.q_scale);
             } else if (h.cache.bytes == 2) {

@@ -553,3 +553,53 @@ fn attention_is_its_formula_over_many_spans() {
         assert!(error < bound, "{shape:?}: NMSE {error:e}");
     }
 }
+
+/// What a block of the cache has outlives its sequence, and is weighted by zero in the next: so it must be numbers.
+#[test]
+fn keys_and_values_are_numbers_whatever_comes() {
+    const HEAD_DIM: usize = 64;
+    let Some(kernels) = kernels() else { return };
+    let gpu = kernels.gpu();
+    let hostile = [f32::INFINITY, f32::NAN, 1e30, -1e30, f32::NEG_INFINITY, 1.0];
+    let qkv: Vec<f32> = hostile.iter().copied().cycle().take(3 * HEAD_DIM).collect();
+    for format in [KvFormat::F16, KvFormat::Q8_0] {
+        let bytes = GpuCache::plane_bytes(HEAD_DIM, format);
+        let (keys, values) = (gpu.buffer::<u8>(bytes).unwrap(), gpu.buffer(bytes).unwrap());
+        keys.fill(0).unwrap();
+        values.fill(0).unwrap();
+        let (qkv, columns) = (upload(gpu, &qkv), upload(gpu, &[Column::default()]));
+        let q = gpu.buffer(HEAD_DIM).unwrap();
+        let heads = Heads {
+            qkv: qkv.all(),
+            bias: None,
+            norms: None,
+            rotations: None,
+            columns: columns.all(),
+            q: q.all(),
+            heads: 1,
+            eps: 0.0,
+            scale: 1.0,
+        };
+        let cache = GpuCache {
+            keys: keys.all(),
+            values: values.all(),
+            kv_heads: 1,
+            head_dim: HEAD_DIM,
+            format,
+        };
+        kernels.heads(&heads, &cache).unwrap();
+        for plane in [keys, values] {
+            let mut stored = vec![0; bytes];
+            plane.read(0, &mut stored).unwrap();
+            // Of q8_0 only scales are halves, behind the codes.
+            let halves = match format {
+                KvFormat::F16 => &stored[..],
+                _ => &stored[HEAD_DIM * 32..],
+            };
+            let all = halves.as_chunks::<2>().0.iter();
+            let mut all = all.map(|half| u16::from_le_bytes(*half));
+            assert!(all.all(|half| half & 0x7c00 != 0x7c00), "{format}");
+            assert!(stored.iter().any(|byte| *byte != 0), "{format}");
+        }
+    }
+}

@@ -317,6 +317,18 @@ pub(super) fn on(config: &Config) -> Result<On, Failure> {
     )
 }
 
+/// Classes of machines that this box is of: releases name those that they are for.
+pub(super) fn hardware(config: &Config) -> Result<Vec<String>, Failure> {
+    let mut classes = vec!["cpu".to_owned(), std::env::consts::ARCH.to_owned()];
+    #[cfg(feature = "cuda")]
+    if let Some(index) = on(config)?.gpu {
+        let facts = outstation_cuda::Gpu::facts_of(index).map_err(gpu_failure)?;
+        let (major, minor) = facts.capability;
+        classes.extend(["cuda".to_owned(), format!("cuda-sm{major}{minor}")]);
+    }
+    Ok(classes)
+}
+
 impl On {
     pub(super) fn new(
         device: Option<&str>,

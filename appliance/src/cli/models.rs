@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::exit::{self, Failure};
-use super::status;
+use super::{load, status};
 use crate::config::Config;
 use crate::io::gateway::CaseWatch;
 use crate::io::ota::client::Shared;
@@ -126,7 +126,7 @@ impl Follows {
             root,
             // A box that belongs to nobody is a box all the same: its machine's own number.
             appliance: appliance.unwrap_or_else(machine),
-            hardware: vec!["cpu", std::env::consts::ARCH],
+            hardware: load::hardware(config)?,
             bytes_per_s_max: models.bytes_per_s_max.map(|size| size.0),
             window: models.window()?,
             interval: Duration::from_secs(models.interval_s.into()),

@@ -663,7 +663,8 @@ impl CudaEngine {
             top_k: sampling.top_k,
             unit: [unit as u32, (unit >> 32) as u32],
             formed: u32::from(drawing.allowed.is_some()),
-            how: if sampling.temperature == 0.0 {
+            // Of one token the draw is certain, and of equals the first is meant.
+            how: if sampling.temperature == 0.0 || sampling.top_k == 1 {
                 Draw::GREEDY
             } else {
                 Draw::RANDOM

@@ -155,7 +155,8 @@ impl DrawKernels {
 }
 
 impl GpuKernels {
-    /// Looks at rows of logits, `[rows, vocabulary]`, and draws as `draws` say. They are rows of `memory` from `first` on.
+    /// Looks at rows of logits, `[rows, vocabulary]`, and draws as `draws` say; in `memory` they are rows from `first`
+    /// on.
     pub fn draw(
         &self,
         logits: Slice<'_, f32>,

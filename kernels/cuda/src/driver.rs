@@ -440,11 +440,15 @@ impl Gpu {
         ))?;
         let done = work();
         let mut graph = null_mut();
-        call!(cuStreamEndCapture(self.inner.stream, &raw mut graph))?;
+        let ended = call!(cuStreamEndCapture(self.inner.stream, &raw mut graph));
         let mut executable = null_mut();
-        let made =
-            done.and_then(|()| call!(cuGraphInstantiateWithFlags(&raw mut executable, graph, 0)));
-        call!(cuGraphDestroy(graph))?;
+        // What failed first is the cause.
+        let made = done
+            .and(ended)
+            .and_then(|()| call!(cuGraphInstantiateWithFlags(&raw mut executable, graph, 0)));
+        if !graph.is_null() {
+            call!(cuGraphDestroy(graph))?;
+        }
         made?;
         Ok(Graph {
             gpu: self.inner.clone(),

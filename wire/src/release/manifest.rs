@@ -138,8 +138,8 @@ impl Manifest {
     }
 
     /// Whether it is made for machines of one of these classes.
-    pub fn is_for(&self, classes: &[&str]) -> bool {
-        let mine = |class: &String| classes.contains(&class.as_str());
+    pub fn is_for(&self, classes: &[impl AsRef<str>]) -> bool {
+        let mine = |class: &String| classes.iter().any(|own| own.as_ref() == class);
         self.hardware.is_empty() || self.hardware.iter().any(mine)
     }
 

@@ -41,7 +41,7 @@ pub struct Settings {
     /// Whose draw it is.
     pub appliance: [u8; 16],
     /// What this machine is.
-    pub hardware: Vec<&'static str>,
+    pub hardware: Vec<String>,
     /// Bytes a second, at most.
     pub bytes_per_s_max: Option<u64>,
     /// Hours in which bytes may be fetched.
