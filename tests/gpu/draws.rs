@@ -58,13 +58,13 @@ fn how_sure_a_row_is() {
         (rows[4][last], rows[4][vocabulary / 3]) = (20.0, 20.0);
         let outcomes = draw(&kernels, &rows.concat(), &[Draw::default(); 5], &[]);
         for (logits, ours) in rows.iter().zip(&outcomes) {
-            let theirs = certainty(isa::detect(), logits);
+            assert_eq!(ours.token, Outcome::NO_TOKEN);
+            let (ours, theirs) = (&ours.certainty, certainty(isa::detect(), logits));
             assert_eq!(
                 (ours.top, ours.max),
                 (theirs.top, theirs.max),
                 "{vocabulary}"
             );
-            assert_eq!(ours.token, Outcome::NO_TOKEN);
             for (ours, theirs) in [
                 (ours.log_sum, theirs.log_sum),
                 (ours.entropy, theirs.entropy),
@@ -240,5 +240,5 @@ fn the_likeliest_of_what_a_form_allows() {
     let tokens: Vec<u32> = outcomes.iter().map(|outcome| outcome.token).collect();
     assert_eq!(tokens, [best, second, 0, 0]);
     // How sure the model is does not depend on the form.
-    assert!(outcomes.iter().all(|outcome| outcome.top == best));
+    assert!(outcomes.iter().all(|outcome| outcome.certainty.top == best));
 }

@@ -40,9 +40,12 @@ pub(super) struct GoldenArgs {
     /// Tokens of each answer.
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=512))]
     tokens: u32,
-    /// How far a box's mean of -ln p may be from the one that is written down: other instruction sets round otherwise.
+    /// How far a box's mean of -ln p may be from the one that is written down: other devices round otherwise.
     #[arg(long, value_name = "NATS", default_value_t = 0.05)]
     tolerance: f64,
+    /// What computes: cpu, cuda, or cuda:1 for the second GPU. Best what the boxes have.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Threads.
     #[arg(long, value_name = "N")]
     threads: Option<u16>,
@@ -108,7 +111,7 @@ pub(super) fn golden(args: &GoldenArgs) -> Result<(), Failure> {
     let positions = u32::try_from(longest)
         .unwrap_or(u32::MAX)
         .saturating_add(args.tokens);
-    let on = On::new(None, None, args.threads)?;
+    let on = On::new(args.device.as_deref(), None, args.threads)?;
     let mut scorer = Scorer::new(loaded, args.adapter.as_deref(), positions, on)?;
     let mut written = Vec::new();
     for prompt in prompts {

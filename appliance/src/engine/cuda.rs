@@ -16,7 +16,7 @@ use outstation_cuda::{
     GpuInputs, GpuKernels, GpuMatrix, GpuPlan, Heads, Inbox, Loaded, Norm, Outcome, Product, SPAN,
     Slice, StepGraph,
 };
-use outstation_kernels::ops::{Certainty, Precision, RopeStyle};
+use outstation_kernels::ops::{Precision, RopeStyle};
 use outstation_kernels::{KvFormat, Team};
 
 use super::cpu::{EngineSize, precision};
@@ -767,14 +767,7 @@ impl Engine for CudaEngine {
     fn found(&mut self, row: usize) -> Option<Found> {
         let outcome = or_die(self.draws.outcome(row));
         Some(Found {
-            certainty: Certainty {
-                top: outcome.top,
-                max: outcome.max,
-                log_sum: outcome.log_sum,
-                entropy: outcome.entropy,
-                top1: outcome.top1,
-                top2: outcome.top2,
-            },
+            certainty: outcome.certainty,
             drawn: (outcome.token != Outcome::NO_TOKEN).then_some((outcome.token, outcome.logit)),
         })
     }

@@ -1,5 +1,7 @@
 //! The next token of each row of logits, drawn on the device: what leaves it is an [`Outcome`] each.
 
+use outstation_kernels::ops::Certainty;
+
 use super::driver::{Buffer, Grid, Inbox, Kernel, Pinned, Slice};
 use super::{Gpu, GpuError, GpuKernels};
 
@@ -45,22 +47,12 @@ impl Draw {
     }
 }
 
-/// What came of a row; the first six as `outstation_kernels::ops::Certainty` says.
+/// What came of a row.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// The likeliest token.
-    pub top: u32,
-    /// Its logit.
-    pub max: f32,
-    /// `ln Σ exp(x − max)`
-    pub log_sum: f32,
-    /// In nats.
-    pub entropy: f32,
-    /// Probability of the likeliest.
-    pub top1: f32,
-    /// Of the one after it.
-    pub top2: f32,
+    /// How sure the model is.
+    pub certainty: Certainty,
     /// The token that was drawn; [`Outcome::NO_TOKEN`] if none was to be.
     pub token: u32,
     /// Its logit.

@@ -7,7 +7,8 @@ use crate::isa::Isa;
 ///
 /// NaN and −∞ are impossible. If nothing is possible, token 0 counts as the only one that is: entropy 0. A logit of +∞
 /// is certain: entropy 0.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)] // a GPU writes one, too
 pub struct Certainty {
     /// Index of the greatest logit, the first of equals: what greedy draws.
     pub top: u32,

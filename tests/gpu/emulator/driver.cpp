@@ -43,7 +43,7 @@ struct Graph {
 std::mutex lock;
 std::map<uintptr_t, size_t> allocations; // from their start to the bytes that are mapped
 size_t used = 0;
-Graph *capturing = nullptr;
+thread_local Graph *capturing = nullptr; // by this thread, as the engine asks for it
 
 void run(const Work &work) {
     if (!work.kernel) {

@@ -22,7 +22,7 @@ const size_t STACK = 128 << 10;
 const int THREADS_MAX = 1024, WARPS_MAX = THREADS_MAX / 32;
 
 [[noreturn]] void die(const char *why) {
-    fprintf(stderr, "emulated GPU: kernel `%s`, block %d %d, thread %d: %s\n", launching.c_str(), place.block_x, place.block_y, place.thread, why);
+    fprintf(stderr, "emulated GPU: kernel `%s`, block %d %d, thread %d: %s\n", launching.load(), place.block_x, place.block_y, place.thread, why);
     abort();
 }
 
@@ -145,7 +145,7 @@ std::map<std::string, Kernel> &kernels() {
 }
 } // namespace
 
-std::string launching;
+std::atomic<const char *> launching;
 
 void sync_block() { wait(block->block); }
 void sync_warp() { wait(block->warps[place.thread / 32]); }
@@ -165,7 +165,7 @@ const Kernel *find(const char *name) {
 }
 
 void run(const Kernel &kernel, const Launch &launch) {
-    launching = kernel.name;
+    launching = kernel.name.c_str();
     if (launch.threads % 32 != 0 || launch.threads > THREADS_MAX) die("a block is whole warps, 32 at most");
     static const unsigned seed = getenv("EMULATED_SEED") ? atoi(getenv("EMULATED_SEED")) : 0;
     const int blocks = launch.blocks_x * launch.blocks_y;

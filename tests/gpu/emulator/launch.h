@@ -1,5 +1,6 @@
 // Between the driver's functions and the fibers that run kernels.
 #pragma once
+#include <atomic>
 #include <string>
 
 #include "emulated.h"
@@ -15,7 +16,7 @@ struct Launch {
     int blocks_x, blocks_y, threads, shared_bytes;
     void **arguments;
 };
-extern std::string launching; // the kernel that runs, for messages
+extern std::atomic<const char *> launching; // the kernel that runs, or one of them, for messages
 const Kernel *find(const char *name);
 void run(const Kernel &kernel, const Launch &launch);
 } // namespace emulated
