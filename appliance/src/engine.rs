@@ -89,6 +89,23 @@ impl StepPlan {
         &self.adapted
     }
 
+    /// Tells for each run of columns of one sequence how many they are, and which of the adapted sequences it is.
+    pub fn each_run(&self, mut each: impl FnMut(usize, Option<usize>)) {
+        let mut next = 0;
+        for run in self.columns.chunk_by(|a, b| a.sequence == b.sequence) {
+            let adapted = self.adapted.get(next);
+            let own = adapted.filter(|adapted| adapted.sequence == run[0].sequence);
+            let own = own.map(|_| next);
+            next += usize::from(own.is_some());
+            each(run.len(), own);
+        }
+        assert_eq!(
+            next,
+            self.adapted.len(),
+            "sequences with adapters come in the order of their columns"
+        );
+    }
+
     /// Adds a column; returns the row of its logits, if it asked for them.
     pub fn push(&mut self, column: PlanColumn) -> Option<usize> {
         assert!(

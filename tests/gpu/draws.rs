@@ -20,7 +20,7 @@ fn draw(kernels: &GpuKernels, logits: &[f32], draws: &[Draw], forms: &[Vec<u32>]
     let (logits, draws) = (upload(gpu, logits), upload(gpu, draws));
     let all = (logits.all(), draws.all());
     kernels.draw(all.0, all.1, (&memory, 0)).unwrap();
-    (0..rows).map(|row| memory.outcome(row).unwrap()).collect()
+    memory.outcomes().unwrap().to_vec()
 }
 
 fn greedy() -> Draw {

@@ -61,6 +61,8 @@ pub struct CudaEngine {
     asked: Vec<u32>,
     runs: Vec<Run>,
     draws: GpuDraws,
+    /// What came of the rows of the last step.
+    found: Vec<Outcome>,
     /// Rows of logits that somebody asked for, and which they are since the last step.
     logits: Inbox<f32>,
     fetched: Vec<bool>,
@@ -239,6 +241,7 @@ impl CudaEngine {
             plan: GpuPlan::new(gpu, sizes.plan)?,
             graphs: Vec::new(),
             draws: GpuDraws::new(gpu, vocabulary, sizes.asked)?,
+            found: vec![Outcome::default(); sizes.asked],
             logits: gpu.inbox(sizes.asked * vocabulary)?,
             fetched: vec![false; sizes.asked],
             adapters: Residents::new(&kernels, &model, places, sizes.columns)?,
@@ -414,7 +417,12 @@ impl CudaEngine {
             }
             None => self.start(work)?,
         }
-        self.kernels.gpu().finish()?;
+        self.wait()
+    }
+
+    /// Waits until all is done that was asked for, and takes what came of the rows.
+    fn wait(&mut self) -> Result<(), GpuError> {
+        self.found.copy_from_slice(self.draws.outcomes()?);
         self.plan.clear_draws();
         Ok(())
     }
@@ -673,7 +681,7 @@ impl CudaEngine {
         self.plan.put_draw(row, draw);
     }
 
-    /// Draws a row of the last step once more.
+    /// Begins to draw a row of the last step once more.
     fn draw_again(&self, row: usize) -> Result<(), GpuError> {
         let gpu = self.kernels.gpu();
         let vocabulary = self.model.dims.vocabulary as usize;
@@ -683,8 +691,7 @@ impl CudaEngine {
             logits.range(row * vocabulary, vocabulary),
             self.plan.draws(row, 1),
             (&self.draws, row),
-        )?;
-        gpu.finish()
+        )
     }
 
     fn layer_cache(&self, index: usize) -> GpuCache<'_> {
@@ -760,12 +767,12 @@ impl Engine for CudaEngine {
         }
         self.put_draw(row, drawing, unit);
         or_die(self.draw_again(row));
-        self.plan.clear_draws();
+        or_die(self.wait());
         self.found(row)?.drawn
     }
 
     fn found(&mut self, row: usize) -> Option<Found> {
-        let outcome = or_die(self.draws.outcome(row));
+        let outcome = self.found[row];
         Some(Found {
             certainty: outcome.certainty,
             drawn: (outcome.token != Outcome::NO_TOKEN).then_some((outcome.token, outcome.logit)),

@@ -116,9 +116,9 @@ impl GpuDraws {
         to[known..].fill(0);
     }
 
-    /// What came of a row, once all that was asked for is done.
-    pub fn outcome(&mut self, row: usize) -> Result<Outcome, GpuError> {
-        Ok(self.outcomes.wait()?[row])
+    /// What came of each row, once all that was asked for is done.
+    pub fn outcomes(&mut self) -> Result<&[Outcome], GpuError> {
+        Ok(self.outcomes.wait()?)
     }
 }
 

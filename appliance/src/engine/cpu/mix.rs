@@ -68,23 +68,12 @@ impl Mix {
             plan.columns().len() <= self.columns_max,
             "memory for adapters was taken"
         );
-        let mut adapted = plan.adapted().iter().enumerate().peekable();
-        let mut last = None;
-        for column in plan.columns() {
-            let group = match last {
-                Some((sequence, group)) if sequence == column.sequence => group,
-                _ => match adapted.next_if(|(_, next)| next.sequence == column.sequence) {
-                    Some((index, next)) => self.group_of(plan, index, &next.adapter),
-                    None => NONE,
-                },
-            };
-            last = Some((column.sequence, group));
-            self.of_column.push(group);
-        }
-        assert!(
-            adapted.next().is_none(),
-            "sequences with adapters come in the order of their columns"
-        );
+        plan.each_run(|columns, adapted| {
+            let group = adapted.map_or(NONE, |index| {
+                self.group_of(plan, index, &plan.adapted()[index].adapter)
+            });
+            self.of_column.extend(std::iter::repeat_n(group, columns));
+        });
         self.gather();
     }
 

@@ -62,22 +62,10 @@ impl Residents {
             self.of_adapted.push(place);
         }
         self.of_column.clear();
-        let mut adapted = plan.adapted().iter().zip(&self.of_adapted).peekable();
-        let mut last = None;
-        for column in plan.columns() {
-            let place = match last {
-                Some((sequence, place)) if sequence == column.sequence => place,
-                _ => adapted
-                    .next_if(|(next, _)| next.sequence == column.sequence)
-                    .map_or(GpuAdapters::NO_PLACE, |(_, place)| *place),
-            };
-            last = Some((column.sequence, place));
-            self.of_column.push(place);
-        }
-        assert!(
-            adapted.next().is_none(),
-            "sequences with adapters come in the order of their columns"
-        );
+        plan.each_run(|columns, adapted| {
+            let place = adapted.map_or(GpuAdapters::NO_PLACE, |index| self.of_adapted[index]);
+            self.of_column.extend(std::iter::repeat_n(place, columns));
+        });
         Ok(())
     }
 
